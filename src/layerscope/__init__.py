@@ -1,0 +1,1 @@
+"""layerscope: see how every layer of a neural network learns."""

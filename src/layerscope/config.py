@@ -1,0 +1,195 @@
+"""What fully describes a run: frozen dataclasses, a stable hash, and nothing that needs torch.
+
+Every field is a setting that a recipe or the command line may replace. ``RunConfig`` contains all
+that decides the trained weights and which of them are kept; it does not contain what is measured
+(probes) or where it executes (device, threads, folders), so that one run on disk serves every
+figure that can be drawn from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from layerscope.errors import LayerscopeError, unknown
+
+Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
+
+
+@dataclass(frozen=True)
+class FCN:
+    """A fully connected network: ``depth`` hidden layers of ``width`` units and a linear output."""
+
+    depth: int = 3
+    width: int = 256
+    activation: Activation = "relu"
+
+
+@dataclass(frozen=True)
+class ResidualFCN:
+    """A residual FCN: linear input, ``blocks`` branches of two linear layers, linear output."""
+
+    blocks: int = 4
+    width: int = 128
+    activation: Activation = "relu"
+
+
+@dataclass(frozen=True)
+class CustomModel:
+    """A model of one's own, built by ``package.module:function(**arguments)``."""
+
+    factory: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+ModelConfig = FCN | ResidualFCN | CustomModel
+MODELS: Mapping[str, type[ModelConfig]] = {
+    "fcn": FCN,
+    "residual_fcn": ResidualFCN,
+    "custom": CustomModel,
+}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The 1,797 8x8 handwritten digits embedded in scikit-learn; needs no download."""
+
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sine:
+    """Regression on the sum of ``sin(k x) / k`` over the first ``components`` of k = 1, 3, 10, 30."""
+
+    components: int = 4
+    low: float = -2.0
+    high: float = 2.0
+    n_train: int = 5000
+    n_test: int = 5000
+    sampling_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image classification set: a name of the table, any hub name, or a local folder."""
+
+    name: str = "mnist"
+    limit: int | None = None
+    test_limit: int | None = None
+    image_size: int | None = None
+    subset_seed: int = 0
+
+
+DataConfig = Digits | Sine | Images
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with optional momentum."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam."""
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+
+
+OptimizerConfig = SGD | Adam
+OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {"sgd": SGD, "adam": Adam}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides one run: model, data, optimiser, length, seed, checkpoints.
+
+    Attributes:
+        model: The architecture and its sizes.
+        data: The data set and its subset.
+        optimizer: The optimiser and its initial learning rate.
+        milestones: Epochs at whose end the learning rate is multiplied by ``decay``.
+        decay: Factor applied at every milestone.
+        epochs: Passes over the training set.
+        batch_size: Examples per step; the last batch of an epoch may be smaller.
+        seed: Seeds initialisation, order of examples and dropout.
+        precision: Arithmetic of the forward and backward pass.
+        checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
+        probe_batch: Examples in the fixed batch on which gradients and activations are measured.
+    """
+
+    model: ModelConfig = field(default_factory=FCN)
+    data: DataConfig = field(default_factory=Digits)
+    optimizer: OptimizerConfig = field(default_factory=SGD)
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    checkpoints: str = "epochs(1)"
+    probe_batch: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "probe_batch"):
+            if getattr(self, name) < 1:
+                raise LayerscopeError(
+                    f"{name} is {getattr(self, name)}.", f"{name} must be at least 1."
+                )
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this configuration, equal on every machine."""
+        text = json.dumps(to_dict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+_TYPES = {
+    cls.__name__: cls
+    for cls in (FCN, ResidualFCN, CustomModel, Digits, Sine, Images, SGD, Adam, RunConfig)
+}
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON values for a configuration, each dataclass tagged with its ``type``."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **values}
+    if isinstance(config, list | tuple):
+        return [to_dict(value) for value in config]
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    return config
+
+
+def from_dict(values: Any) -> Any:
+    """The configuration that ``to_dict`` wrote.
+
+    Raises:
+        LayerscopeError: A type or field is not known to this version.
+    """
+    if isinstance(values, Mapping) and "type" in values:
+        cls = _TYPES.get(values["type"])
+        if cls is None:
+            raise unknown("configuration type", str(values["type"]), _TYPES)
+        fields = {f.name for f in dataclasses.fields(cls)}
+        for name in set(values) - fields - {"type"}:
+            raise unknown(f"field of {cls.__name__}", name, fields)
+        return cls(**{key: from_dict(value) for key, value in values.items() if key != "type"})
+    if isinstance(values, list):
+        return tuple(from_dict(value) for value in values)
+    if isinstance(values, Mapping):
+        return {key: from_dict(value) for key, value in values.items()}
+    return values
