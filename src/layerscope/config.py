@@ -64,7 +64,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Sine:
-    """Regression on the sum of ``sin(k x) / k`` over the first ``components`` of k = 1, 3, 10, 30."""
+    """Regression on the sum of ``sin(k x) / k``, k the first ``components`` of 1, 3, 10, 30."""
 
     components: int = 4
     low: float = -2.0

@@ -1,0 +1,105 @@
+"""Relative change of weights between two moments.
+
+Source: Agrawal et al., "Investigating Learning in Deep Neural Networks using Layer-Wise Weight
+Change" (Eq. 1) for p = 1; Chen, Yuille and Zhou, "Which Layer is Learning Faster?" (Appendix A.2)
+for p = 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from layerscope.functional.norms import layer_distances, layer_norms
+
+Reduction = Literal["ratio", "elementwise", "median"]
+
+
+def _quotients(before: Tensor, after: Tensor) -> Tensor:
+    """``|after - before| / |before|`` per entry: 0 where nothing moved, inf where 0 moved."""
+    moved = (after - before).abs_()
+    return torch.where(moved == 0, 0.0, moved / before.abs())
+
+
+def _by_layer(tensors: Sequence[Tensor], owner: Tensor, n_layers: int) -> list[Tensor]:
+    """The entries of every layer as one flat tensor."""
+    members: list[list[Tensor]] = [[] for _ in range(n_layers)]
+    for index, tensor in zip(owner.tolist(), tensors, strict=True):
+        members[index].append(tensor.flatten())
+    return [torch.cat(parts) for parts in members]
+
+
+def relative_change(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+    p: float = 1.0,
+    reduction: Reduction = "ratio",
+) -> Float64[Tensor, " layers"]:
+    r"""Relative change of every layer's weights.
+
+    * ``ratio``: :math:`\|w_t - w_{t-1}\|_p / \|w_{t-1}\|_p`, the definition of the paper.
+    * ``elementwise``: :math:`\mathrm{mean}_i\, |w^t_i - w^{t-1}_i| / |w^{t-1}_i|`. Heavy-tailed,
+      since 1/|w| has no mean where the density of w is positive at zero: it grows with the number
+      of entries at equal relative change and is infinite where a zero moves. Compare layers of
+      different size with ``ratio``, and summarise over time or seeds by the median.
+    * ``median``: the median over entries of the same quotient, which is stable in layer size.
+
+    Unitless. Scaling both arguments by one factor changes nothing; no movement gives 0, also for
+    a layer of zeros; a layer of zeros that moves gives infinity.
+
+    Args:
+        before: Weights at the earlier moment, all layers' tensors in one flat list.
+        after: Weights at the later moment, same order and shapes.
+        owner: Index of the layer that each tensor belongs to.
+        n_layers: Number of layers.
+        p: Order of the norm for ``ratio``; the other two reductions do not use it.
+        reduction: How the entries of a layer become one number.
+
+    Returns:
+        One float64 number per layer.
+    """
+    if reduction == "ratio":
+        distance = layer_distances(before, after, owner, n_layers, p)
+        return torch.where(distance == 0, 0.0, distance / layer_norms(before, owner, n_layers, p))
+    reduce = torch.mean if reduction == "elementwise" else torch.median
+    quotients = [_quotients(b, a) for b, a in zip(before, after, strict=True)]
+    return torch.stack([reduce(q.double()) for q in _by_layer(quotients, owner, n_layers)])
+
+
+def zero_counts(
+    tensors: Sequence[Tensor], owner: Int64[Tensor, " tensors"], n_layers: int
+) -> Int64[Tensor, " layers"]:
+    """Number of entries of every layer that are exactly zero."""
+    counts = torch.stack([tensor.numel() - torch.count_nonzero(tensor) for tensor in tensors])
+    return torch.zeros(n_layers, dtype=torch.int64, device=counts.device).index_add_(
+        0, owner, counts
+    )
+
+
+def size_matched_indices(sizes: Sequence[int], seed: int) -> list[Int64[Tensor, " smallest"]]:
+    """A random choice of entries per layer, as many as the smallest layer has, sorted.
+
+    The control for measures that depend on layer size: reduce only these entries.
+
+    Args:
+        sizes: Number of entries of every layer.
+        seed: Seed of the draw, without replacement.
+
+    Returns:
+        For every layer the indices into its flattened entries.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    smallest = min(sizes)
+    return [torch.randperm(n, generator=generator)[:smallest].sort().values for n in sizes]
+
+
+def subsample(tensors: Sequence[Tensor], owner: Tensor, indices: Sequence[Tensor]) -> list[Tensor]:
+    """The chosen entries of every layer, one flat tensor per layer."""
+    flat = _by_layer(tensors, owner, len(indices))
+    return [layer[index.to(layer.device)] for layer, index in zip(flat, indices, strict=True)]

@@ -1,0 +1,89 @@
+"""Norms of layers: many tensors, each owned by one layer, reduced to one number per layer.
+
+A layer is a set of tensors. Its norm is that of all its entries taken together,
+
+    ||theta_l||_p = (sum over tensors i of l, sum over entries j, |theta_ij|^p)^(1/p).
+
+The sums inside one tensor run in its own precision, at least float32, pairwise on the CPU and in
+the fused multi-tensor kernel elsewhere; sums over tensors run in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+
+def owners(counts: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " tensors"]:
+    """The layer index of every tensor in a flat list, from the number of tensors per layer."""
+    return torch.repeat_interleave(
+        torch.arange(len(counts), device=device), torch.tensor(list(counts), device=device)
+    )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _power_sum(tensor: Tensor, p: float) -> Tensor:
+    """Sum of ``|x|^p`` over one CPU tensor; ``sum`` is pairwise, ``vector_norm`` is not."""
+    flat = _at_least_float32(tensor).flatten()
+    if p == 1:
+        return flat.abs().sum()
+    if p == 2:
+        return flat.dot(flat)
+    return flat.abs().pow_(p).sum()
+
+
+def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors"]:
+    """``sum_j |x_ij|^p`` for every tensor ``i``, or ``max_j |x_ij|`` where ``p`` is infinite.
+
+    Args:
+        tensors: Tensors of any shape on one device.
+        p: Order of the norm, at least 1.
+
+    Returns:
+        One float64 number per tensor, on the tensors' device.
+    """
+    if math.isinf(p) or tensors[0].device.type != "cpu":
+        norms = torch.stack(
+            torch._foreach_norm([_at_least_float32(t) for t in tensors], p)
+        ).double()
+        return norms if math.isinf(p) else norms.pow(p)
+    return torch.stack([_power_sum(tensor, p) for tensor in tensors]).double()
+
+
+def layer_norms(
+    tensors: Sequence[Tensor], owner: Int64[Tensor, " tensors"], n_layers: int, p: float = 2.0
+) -> Float64[Tensor, " layers"]:
+    """p-norm of every layer.
+
+    Args:
+        tensors: All tensors of all layers, flat.
+        owner: Index of the layer that each tensor belongs to.
+        n_layers: Number of layers.
+        p: Order of the norm, at least 1; infinity gives the largest magnitude.
+
+    Returns:
+        One float64 norm per layer.
+    """
+    sums = power_sums(tensors, p)
+    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
+    if math.isinf(p):
+        return total.index_reduce_(0, owner, sums, "amax")
+    return total.index_add_(0, owner, sums).pow_(1.0 / p)
+
+
+def layer_distances(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+    p: float = 2.0,
+) -> Float64[Tensor, " layers"]:
+    """``||after_l - before_l||_p`` for every layer; arguments as in `layer_norms`."""
+    return layer_norms(torch._foreach_sub(list(after), list(before)), owner, n_layers, p)

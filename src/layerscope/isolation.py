@@ -1,0 +1,104 @@
+"""Run a model and leave it, and the random state of the process, as they were found."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside wrappers of torch.compile, DDP and Lightning Fabric."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)  # torch.compile(model)
+        if inner is None and type(model).__name__ in ("DistributedDataParallel", "_FabricModule"):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@contextlib.contextmanager
+def _random_state() -> Iterator[None]:
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def _modes(model: nn.Module, training: bool) -> Iterator[None]:
+    found = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in found:
+            module.training = mode
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+
+
+@contextlib.contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    found = [
+        (module, name, tensor, tensor.clone())
+        for module in model.modules()
+        for name, tensor in module._buffers.items()
+        if tensor is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, tensor, content in found:
+            module._buffers[name] = tensor
+            if not _same(tensor, content):
+                with torch.no_grad():
+                    tensor.copy_(content)
+
+
+def _eager(model: nn.Module) -> contextlib.AbstractContextManager[object]:
+    """Bypass compiled code where some module carries it; importing dynamo otherwise is slow."""
+    compiled = any(m._compiled_call_impl is not None for m in model.modules())
+    if compiled or "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def isolated(model: nn.Module, training: bool = False, seed: int = 0) -> Iterator[None]:
+    """Everything inside leaves the model and the process as found.
+
+    Kept and restored: random state of Python, NumPy and torch on every device, the mode of every
+    module, every buffer (BatchNorm statistics among them). Autocast is off inside, compiled code
+    is bypassed, and the random state is seeded so that a measurement repeats. Gradients in
+    ``.grad`` are untouched as long as the code inside uses `torch.autograd.grad`.
+
+    Args:
+        model: The module that will run.
+        training: Mode in which it runs.
+        seed: Seed of the random state inside.
+    """
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    with (
+        _random_state(),
+        _modes(model, training),
+        _buffers(model),
+        _eager(model),
+        torch.autocast(device, enabled=False),
+    ):
+        torch.random.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
