@@ -81,8 +81,9 @@ def _first_runs(model: nn.Module, example: Any, forward: Forward | None) -> dict
 
     handles = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
-        with isolated(model), torch.no_grad():
-            run_example(model, example, forward)
+        if example is not None:
+            with isolated(model), torch.no_grad():
+                run_example(model, example, forward)
     except Exception as error:
         raise LayerscopeError(
             f"{type(model).__name__} does not run on the example input: {error}",

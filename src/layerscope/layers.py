@@ -66,7 +66,8 @@ class LayerMap:
         Args:
             model: Any module.
             example_input: What the model eats: a tensor, a tuple of positional arguments or a
-                dict of named ones; with ``forward``, a batch.
+                dict of named ones; with ``forward``, a batch. ``None`` runs nothing: layers stand
+                in order of registration.
             unit: ``"tensor"`` (each parameter), ``"module"`` (each module that owns parameters
                 itself), ``"block"`` (each composite module listed in a Sequential or ModuleList:
                 residual and encoder blocks), ``"stage"`` (each list of such blocks), or patterns

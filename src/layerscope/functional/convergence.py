@@ -84,3 +84,26 @@ def directness(
         The ratio; NaN where no path has been walked.
     """
     return progress / torch.where(path == 0, torch.nan, path)
+
+
+def settling_time(
+    curve: Float64[Tensor, "steps layers"], times: Float64[Tensor, " steps"], share: float
+) -> Float64[Tensor, " layers"]:
+    """Time from which on a layer keeps within ``share`` of its initial distance to the end.
+
+    The last crossing of the convergence curve, interpolated linearly between checkpoints.
+
+    Args:
+        curve: What `convergence_curve` returns.
+        times: Time of every checkpoint, ascending.
+        share: Level that is crossed, between 0 and 1.
+
+    Returns:
+        One time per layer, in units of ``times``; NaN where the curve is.
+    """
+    above = curve > share
+    last = torch.where(above, torch.arange(len(times))[:, None], 0).amax(0)
+    after = (last + 1).clamp(max=len(times) - 1)
+    high, low = curve.gather(0, last[None])[0], curve.gather(0, after[None])[0]
+    crossing = times[last] + (times[after] - times[last]) * (high - share) / (high - low)
+    return torch.where(curve.isnan().any(0), torch.nan, crossing)

@@ -72,9 +72,10 @@ def layer_norms(
         One float64 norm per layer.
     """
     sums = power_sums(tensors, p)
-    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
     if math.isinf(p):
-        return total.index_reduce_(0, owner, sums, "amax")
+        layers = torch.arange(n_layers, device=sums.device)
+        return torch.where(owner == layers[:, None], sums, 0.0).amax(1)
+    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
     return total.index_add_(0, owner, sums).pow_(1.0 / p)
 
 

@@ -1,1 +1,67 @@
-"""models."""
+"""The papers' architectures, one file per family, built from their configurations."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from layerscope.config import FCN, CustomModel, ModelConfig, ResidualFCN
+from layerscope.errors import LayerscopeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The model that a configuration describes, freshly initialised from the global random state.
+
+    Args:
+        config: The architecture and its sizes.
+        input_shape: Shape of one example.
+        outputs: Number of classes, or of regression targets.
+
+    Raises:
+        LayerscopeError: A size is not positive, or a custom factory cannot be found or fails.
+    """
+    from layerscope.models.fcn import fcn, residual_fcn
+
+    match config:
+        case FCN():
+            return fcn(input_shape, outputs, config.depth, config.width, config.activation)
+        case ResidualFCN():
+            return residual_fcn(
+                input_shape, outputs, config.blocks, config.width, config.activation
+            )
+        case CustomModel():
+            return custom(config)
+
+
+def custom(config: CustomModel) -> nn.Module:
+    """A model built by ``package.module:function(**arguments)``.
+
+    Raises:
+        LayerscopeError: The function cannot be imported, refuses its arguments, or returns
+            something that is no module.
+    """
+    from torch import nn
+
+    module_name, _, function = config.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), function)
+        model = factory(**config.arguments)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LayerscopeError(
+            f"cannot import the model factory {config.factory!r}: {error}.",
+            'Write "package.module:function", importable from the working folder.',
+        ) from error
+    except TypeError as error:
+        raise LayerscopeError(
+            f"{config.factory} does not take {config.arguments}: {error}.",
+            "Check the names of model.arguments.",
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise LayerscopeError(
+            f"{config.factory} returned {type(model).__name__}, not a torch.nn.Module.",
+            "Return the model itself.",
+        )
+    return model

@@ -1,1 +1,33 @@
-"""probes."""
+"""Probes: one file per measurement, and `measure` that drives them all."""
+
+from collections.abc import Mapping
+
+from layerscope.probes.base import Moment, MomentProbe, Probe, Trajectory, TrajectoryProbe
+from layerscope.probes.convergence import Convergence, PathAndProgress
+from layerscope.probes.distance import DistanceFromInitialisation
+from layerscope.probes.driver import measure
+from layerscope.probes.gradient import GradientMagnitude
+from layerscope.probes.weight_change import WeightChange
+
+PROBES: Mapping[str, type[Probe]] = {
+    "weight_change": WeightChange,
+    "distance_from_initialisation": DistanceFromInitialisation,
+    "convergence": Convergence,
+    "path_and_progress": PathAndProgress,
+    "gradient_magnitude": GradientMagnitude,
+}
+
+__all__ = [
+    "PROBES",
+    "Convergence",
+    "DistanceFromInitialisation",
+    "GradientMagnitude",
+    "Moment",
+    "MomentProbe",
+    "PathAndProgress",
+    "Probe",
+    "Trajectory",
+    "TrajectoryProbe",
+    "WeightChange",
+    "measure",
+]

@@ -1,0 +1,195 @@
+"""What a probe is: a frozen dataclass that measures one value, or one array, per layer.
+
+Two kinds and no others. A `MomentProbe` looks at one moment of training and works live and from
+checkpoints alike; a `TrajectoryProbe` needs the finished run. A new probe is one file with one
+dataclass and its test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+from torch import Tensor, nn
+
+from layerscope.figures.figure import Figure
+from layerscope.layers import LayerMap
+from layerscope.store import Run
+from layerscope.task import Task
+
+Need = Literal["previous", "initial", "batch", "second_batch", "task", "model"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a probe's dataset: its dimensions after ``step``, its meaning and unit."""
+
+    long_name: str
+    units: str = "1"
+    dims: tuple[str, ...] = ("layer",)
+
+    def attributes(self, source: str) -> dict[str, str]:
+        """The attributes that every variable carries."""
+        return {"long_name": self.long_name, "units": self.units, "source": source}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment of training, as a probe sees it. What a probe does not need is None.
+
+    Attributes:
+        step: Optimiser steps taken so far.
+        weights: Parameters and buffers now, by name. Live ones: do not keep or change them.
+        previous: Parameters at the moment measured before.
+        initial: Parameters at step 0.
+        model: The module, on which `torch.func.functional_call` evaluates the weights.
+        task: What a batch means.
+        batch: The run's fixed batch.
+        second_batch: Another fixed batch.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    previous: Mapping[str, Tensor] | None = None
+    initial: Mapping[str, Tensor] | None = None
+    model: nn.Module | None = None
+    task: Task | None = None
+    batch: Any = None
+    second_batch: Any = None
+
+
+class Probe(ABC):
+    """A measurement per layer; the fields of the dataclass are its settings."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    source: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore
+
+    @property
+    def key(self) -> str:
+        """Name of the results: the class, then the settings that differ from their defaults."""
+        changed = [
+            f"{f.name}={json.dumps(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)  # type: ignore
+            if getattr(self, f.name) != _default(f)
+        ]
+        return ",".join([snake(type(self).__name__), *(re.sub(r'[\s"/]', "", c) for c in changed)])
+
+    @property
+    def slug(self) -> str:
+        """The key in letters, digits and dashes, for file names of figures."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.key.lower()).strip("-")
+
+    @abstractmethod
+    def select(self, layers: LayerMap) -> LayerMap:
+        """The part of the layers that is measured."""
+
+    @abstractmethod
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """What to draw of a measurement; the dataset may have a ``seed`` dimension."""
+
+
+class MomentProbe(Probe):
+    """A probe of one moment; the same numbers live and from checkpoints."""
+
+    @property
+    @abstractmethod
+    def variables(self) -> Mapping[str, Variable]:
+        """The variables that `measure` yields."""
+
+    @abstractmethod
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Measure.
+
+        Args:
+            moment: The moment, with everything that ``needs`` names.
+            layers: What `select` returned.
+
+        Returns:
+            One tensor per variable, its first dimension the layers.
+        """
+
+
+class TrajectoryProbe(Probe):
+    """A probe of a finished run."""
+
+    @abstractmethod
+    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+        """Measure a whole run.
+
+        Args:
+            context: The run, with everything that ``needs`` names.
+            layers: What `select` returned.
+
+        Returns:
+            A dataset with at least the dimension ``layer``.
+        """
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A finished run, as a trajectory probe sees it. What the probe does not need is None.
+
+    Attributes:
+        run: The run on disk.
+        steps: The checkpoints to use, ascending.
+        model: A module that takes the run's weights.
+        task: What a batch means.
+        batch: The run's fixed batch.
+    """
+
+    run: Run
+    steps: Sequence[int]
+    model: nn.Module | None = None
+    task: Task | None = None
+    batch: Any = None
+
+
+def snake(name: str) -> str:
+    """``WeightChange`` as ``weight_change``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def layer_coordinates(layers: LayerMap) -> dict[str, Any]:
+    """Coordinates along ``layer``: name, depth, group, kind and number of measured parameters."""
+    return {
+        "layer": list(layers.names),
+        "depth": ("layer", [layer.depth for layer in layers]),
+        "group": ("layer", [layer.group for layer in layers]),
+        "kind": ("layer", [layer.kind for layer in layers]),
+        "n_parameters": ("layer", [layer.n_parameters for layer in layers]),
+    }
+
+
+def step_coordinates(steps: Sequence[int], steps_per_epoch: int | None) -> dict[str, Any]:
+    """Coordinates along ``step``: the step and, where an epoch's length is known, the epoch."""
+    coordinates: dict[str, Any] = {"step": ("step", np.asarray(steps, "int64"), {"units": "steps"})}
+    if steps_per_epoch:
+        epoch = np.asarray(steps, "float64") / steps_per_epoch
+        coordinates["epoch"] = ("step", epoch, {"long_name": "epoch", "units": "epochs"})
+    return coordinates
+
+
+def over_time(values: xr.DataArray) -> tuple[xr.DataArray, str]:
+    """The same values over epochs where they are known, over steps otherwise; and the dimension."""
+    if "epoch" in values.coords:
+        return values.swap_dims(step="epoch"), "epoch"
+    return values, "step"

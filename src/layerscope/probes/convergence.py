@@ -1,0 +1,221 @@
+"""How fast, and how directly, every layer approaches its final weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Bars, Figure, Lines
+from layerscope.functional.convergence import (
+    convergence_curve,
+    convergence_rate,
+    directness,
+    settling_time,
+)
+from layerscope.functional.norms import layer_distances
+from layerscope.layers import LayerMap
+from layerscope.probes.base import (
+    Need,
+    Trajectory,
+    TrajectoryProbe,
+    Variable,
+    layer_coordinates,
+    over_time,
+    step_coordinates,
+)
+
+
+def _weights(context: Trajectory, layers: LayerMap) -> Iterator[list[Tensor]]:
+    """Parameters at one checkpoint after the other."""
+    if len(context.steps) < 2:
+        raise LayerscopeError(
+            f"{context.run.path} has checkpoints at {list(context.steps)} only.",
+            "Convergence and path need at least the initialisation and one later checkpoint.",
+        )
+    for step in context.steps:
+        yield layers.values(context.run.checkpoint(step))
+
+
+def _distances(context: Trajectory, layers: LayerMap) -> Tensor:
+    """L2 distance to the last checkpoint, (steps, layers)."""
+    final = layers.values(context.run.checkpoint(context.steps[-1]))
+    rows = [
+        layer_distances(final, now, layers.owner, len(layers)) for now in _weights(context, layers)
+    ]
+    return torch.stack(rows)
+
+
+def _array(values: Tensor, variable: Variable, source: str, *first: str) -> xr.DataArray:
+    dims = (*first, *variable.dims)
+    return xr.DataArray(values.numpy(), dims=dims, attrs=variable.attributes(source))
+
+
+@dataclass(frozen=True)
+class Convergence(TrajectoryProbe):
+    r"""Layer-wise convergence: remaining distance to the final weights, and rates.
+
+    With :math:`\theta^*` the last checkpoint, L2 norm over all parameters of the layer:
+
+    * ``curve``: :math:`\|\theta^t - \theta^*\| / \|\theta^0 - \theta^*\|`, unitless.
+    * ``rate``: :math:`C_l^{(t_1,t_2)}` of Definition 2.1 for every interval, per epoch (or step).
+    * ``half_time``: time from which on less than half of the initial distance remains,
+      interpolated between checkpoints.
+
+    Since :math:`\theta^*` is where this run ended, a run that was cut short has other rates.
+    Source: Definition 2.1 of "Which Layer is Learning Faster?".
+
+    Attributes:
+        intervals: Pairs (t1, t2) for ``rate``; both must be checkpoints.
+        time: Unit of the intervals, of ``rate`` and of ``half_time``; epochs need a run that
+            knows its steps per epoch.
+    """
+
+    intervals: tuple[tuple[float, float], ...] = ()
+    time: Literal["epoch", "step"] = "epoch"
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    source: ClassVar[str] = "Which layer is learning faster?, Definition 2.1"
+    summary: ClassVar[str] = "approach to the final weights: curves, rates and half times"
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers."""
+        return layers
+
+    def _times(self, context: Trajectory) -> Tensor:
+        steps = torch.tensor(context.steps, dtype=torch.float64)
+        if self.time == "step":
+            return steps
+        if context.run.steps_per_epoch is None:
+            raise LayerscopeError(
+                f"{context.run.path} does not say how many steps an epoch has.",
+                'Use Convergence(time="step"), or record with steps_per_epoch.',
+            )
+        return steps / context.run.steps_per_epoch
+
+    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+        """Curves, half times and, where intervals are given, rates of every layer."""
+        distance, times = _distances(context, layers), self._times(context)
+        curve = convergence_curve(distance)
+        per_time = {"epoch": "epochs", "step": "steps"}[self.time]
+        variables = {
+            "curve": _array(
+                curve, Variable("remaining distance to the final weights"), self.source, "step"
+            ),
+            "half_time": _array(
+                settling_time(curve, times, 0.5),
+                Variable("time to half the distance", per_time),
+                self.source,
+            ),
+        }
+        coordinates = layer_coordinates(layers) | step_coordinates(
+            context.steps, context.run.steps_per_epoch
+        )
+        if self.intervals:
+            try:
+                rates = [convergence_rate(distance, times, a, b) for a, b in self.intervals]
+            except ValueError as error:
+                raise LayerscopeError(
+                    f"Convergence of {context.run.path}: {error}.",
+                    f"Choose intervals between checkpoints, in {per_time}.",
+                ) from error
+            variables["rate"] = _array(
+                torch.stack(rates),
+                Variable("convergence rate", f"1 / {self.time}"),
+                self.source,
+                "interval",
+            )
+            coordinates["interval"] = [f"{a:g}-{b:g}" for a, b in self.intervals]
+        return xr.Dataset(variables, coords=coordinates)
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Convergence curves and, where there are intervals, the rates."""
+        values, x = over_time(dataset["curve"])
+        found: list[Figure] = [
+            Lines(
+                values,
+                key=self.slug,
+                title="Convergence",
+                caption="Distance to the final weights as a share of the distance at the start: "
+                "a layer that falls earlier converges faster.",
+                x=x,
+            )
+        ]
+        for interval in dataset["interval"].values if "interval" in dataset.dims else ():
+            found.append(
+                Bars(
+                    dataset["rate"].sel(interval=interval),
+                    key=f"{self.slug}-rate-{interval}",
+                    title=f"Convergence rate over {interval} {self.time}s",
+                    caption=f"Share of the way to the final weights covered per {self.time} "
+                    "(Definition 2.1).",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class PathAndProgress(TrajectoryProbe):
+    r"""Path walked against progress made: why "changes more" and "converges faster" can differ.
+
+    * ``path``: :math:`\sum_{s \le t} \|\theta^s - \theta^{s-1}\|_2` over checkpoints, in weights.
+    * ``progress``: :math:`\|\theta^0 - \theta^*\| - \|\theta^t - \theta^*\|`, in weights.
+    * ``directness``: progress over path, unitless, at most 1.
+
+    The path is that between checkpoints: with fewer of them it is shorter and looks straighter,
+    so compare layers of one run, or runs with one checkpoint schedule. Relative weight change
+    measures path, layer convergence progress; Definition 2.1 of "Which Layer is Learning
+    Faster?" gives the second.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    source: ClassVar[str] = "path and progress, after Which layer is learning faster?, Def. 2.1"
+    summary: ClassVar[str] = "path walked, net progress and their ratio, directness"
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers."""
+        return layers
+
+    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+        """Cumulated path, net progress and directness of every layer at every checkpoint."""
+        distance = _distances(context, layers)
+        legs, before = [torch.zeros(len(layers), dtype=torch.float64)], None
+        for now in _weights(context, layers):
+            if before is not None:
+                legs.append(layer_distances(before, now, layers.owner, len(layers)))
+            before = now
+        path, progress = torch.stack(legs).cumsum(0), distance[0] - distance
+        named = {
+            "path": (path, Variable("cumulated path", "weight")),
+            "progress": (progress, Variable("net progress to the final weights", "weight")),
+            "directness": (directness(path, progress), Variable("directness of the path")),
+        }
+        return xr.Dataset(
+            {
+                name: _array(values, variable, self.source, "step")
+                for name, (values, variable) in named.items()
+            },
+            coords=layer_coordinates(layers)
+            | step_coordinates(context.steps, context.run.steps_per_epoch),
+        )
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Path, progress and directness over time."""
+        captions = {
+            "path": "Length of the way walked, summed over checkpoints.",
+            "progress": "How much nearer to its final weights a layer is than at the start.",
+            "directness": "Progress over path: 1 is a straight line to the final weights.",
+        }
+        found: list[Figure] = []
+        for name, caption in captions.items():
+            values, x = over_time(dataset[name])
+            title = name.capitalize()
+            found.append(
+                Lines(values, key=f"{self.slug}-{name}", title=title, caption=caption, x=x)
+            )
+        return found

@@ -1,0 +1,84 @@
+"""How far a layer is from where it started."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.figures.figure import Figure, Lines
+from layerscope.functional.norms import layer_norms
+from layerscope.layers import LayerMap
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+
+
+@dataclass(frozen=True)
+class DistanceFromInitialisation(MomentProbe):
+    r"""Distance of every layer's parameters from their initial values.
+
+    * ``rms_distance``: :math:`\|\theta^t_l - \theta^0_l\|_2 / \sqrt{n_l}`, in units of weights.
+    * ``max_distance``: :math:`\max_i |\theta^t_i - \theta^0_i|`, in units of weights.
+    * ``relative_distance``: :math:`\|\theta^t_l - \theta^0_l\|_2 / \|\theta^0_l\|_2`, unitless;
+      infinite for a layer that starts at zero.
+
+    All parameters of the layer, biases and normalisation included. The first two are the
+    distances of Zhang, Bengio and Singer, "Are All Layers Created Equal?" (Fig. 1).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"initial"})
+    source: ClassVar[str] = "Are all layers created equal?, Fig. 1"
+    summary: ClassVar[str] = "distance of weights from initialisation, RMS, largest and relative"
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """The three distances."""
+        return {
+            "rms_distance": Variable("RMS distance from initialisation", "weight"),
+            "max_distance": Variable("largest distance from initialisation", "weight"),
+            "relative_distance": Variable("relative distance from initialisation"),
+        }
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers."""
+        return layers
+
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Distances of every layer at this moment."""
+        assert moment.initial is not None
+        initial, now = layers.values(moment.initial), layers.values(moment.weights)
+        owner, n = layers.owner.to(now[0].device), len(layers)
+        moved = torch._foreach_sub(now, initial)
+        distance = layer_norms(moved, owner, n, 2.0)
+        size = torch.tensor([layer.n_parameters for layer in layers], device=distance.device)
+        start = layer_norms(initial, owner, n, 2.0)
+        return {
+            "rms_distance": distance / size.double().sqrt(),
+            "max_distance": layer_norms(moved, owner, n, math.inf),
+            "relative_distance": torch.where(distance == 0, 0.0, distance / start),
+        }
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Relative and RMS distance over time."""
+        relative, x = over_time(dataset["relative_distance"])
+        rms, _ = over_time(dataset["rms_distance"])
+        return [
+            Lines(
+                relative,
+                key=f"{self.slug}-relative",
+                title="Distance from initialisation, relative",
+                caption="L2 distance of a layer from its initial weights over their norm.",
+                x=x,
+            ),
+            Lines(
+                rms,
+                key=f"{self.slug}-rms",
+                title="Distance from initialisation, per weight",
+                caption="Root mean square of how far a weight is from its initial value.",
+                x=x,
+            ),
+        ]

@@ -1,0 +1,252 @@
+"""Drive probes over the checkpoints of a run, and turn what they measure into datasets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from layerscope.checkpoints import Tensors
+from layerscope.environment import describe
+from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.layers import LayerMap
+from layerscope.probes.base import (
+    Moment,
+    MomentProbe,
+    Probe,
+    Trajectory,
+    TrajectoryProbe,
+    layer_coordinates,
+    step_coordinates,
+)
+from layerscope.results import settings_attribute
+from layerscope.store import Run
+from layerscope.task import Task
+
+Row = tuple[int, Mapping[str, Tensor]]
+CHECKPOINTS = "@checkpoints"
+
+
+def check_needs(probe: Probe, available: Mapping[str, Any]) -> None:
+    """Refuse a probe that lacks something, before anything is computed.
+
+    Raises:
+        LayerscopeError: Something that ``probe.needs`` names is None in ``available``.
+    """
+    missing = sorted(n for n in probe.needs if n in available and available[n] is None)
+    if missing:
+        raise LayerscopeError(
+            f"{type(probe).__name__} needs {' and '.join(missing)}.",
+            f"Pass {', '.join(f'{name}=...' for name in missing)}, or leave the probe out.",
+        )
+
+
+def assemble(
+    probe: MomentProbe, layers: LayerMap, rows: Sequence[Row], steps_per_epoch: int | None
+) -> xr.Dataset:
+    """Rows of one probe as a dataset over ``step`` and ``layer``; one transfer per variable.
+
+    Raises:
+        DivergedError: A value is not a number: weights or gradients were not finite.
+    """
+    steps = [step for step, _ in rows]
+    coordinates = layer_coordinates(layers) | step_coordinates(steps, steps_per_epoch)
+    dataset = xr.Dataset(coords=coordinates, attrs=_attributes(probe))
+    for name, variable in probe.variables.items():
+        values = torch.stack([values[name] for _, values in rows]).cpu().numpy()
+        if bad := np.argwhere(np.isnan(values)).tolist():
+            raise DivergedError(
+                f"{name} of layer {layers.names[bad[0][1]]!r} is not a number at step "
+                f"{steps[bad[0][0]]}: its weights or gradients are not finite.",
+                "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
+            )
+        dataset[name] = (("step", *variable.dims), values, variable.attributes(probe.source))
+    return dataset
+
+
+def _attributes(probe: Probe) -> dict[str, str]:
+    return {
+        "probe": type(probe).__name__,
+        "settings": settings_attribute(probe.settings),
+        "layerscope": describe()["layerscope"],
+    }
+
+
+def measure(
+    probe: Probe,
+    run: Run,
+    *,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+    batch: Any = None,
+    second_batch: Any = None,
+    steps: Iterable[int] | None = None,
+    recompute: bool = False,
+    advance: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Measure a run from its checkpoints and keep the result in the run.
+
+    The same measurement (probe, settings, checkpoints, version) is read back instead of repeated.
+
+    Args:
+        probe: What to measure.
+        run: The run.
+        model: A module that takes the run's weights, for probes that need one.
+        task: What a batch means, for probes that need it.
+        batch: The fixed batch; by default the one stored with the run.
+        second_batch: Another batch, for probes that need one.
+        steps: Checkpoints to use; all by default.
+        recompute: Measure again even if the result is there.
+        advance: Called with (checkpoints done, checkpoints in all).
+
+    Returns:
+        A dataset with dimensions ``layer`` and mostly ``step``; every variable has the attributes
+        ``long_name``, ``units`` and ``source``.
+
+    Raises:
+        LayerscopeError: Something the probe needs is missing, a step is no checkpoint, or a
+            checkpoint is damaged.
+        DivergedError: Weights are not finite.
+    """
+    chosen = _chosen(run, steps)
+    key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
+    if not recompute and (stored := _stored(run, key, probe, chosen)) is not None:
+        return stored
+    batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
+    given = {"model": model, "task": task, "batch": batch, "second_batch": second_batch}
+    check_needs(probe, given)
+    layers = probe.select(run.layers)
+    if isinstance(probe, MomentProbe):
+        rows = _moments(probe, run, layers, chosen, given, advance or _ignore)
+        dataset = assemble(probe, layers, rows, run.steps_per_epoch)
+    elif isinstance(probe, TrajectoryProbe):
+        context = Trajectory(run, chosen, model, task, batch)
+        dataset = probe.measure(context, layers).assign_attrs(_attributes(probe))
+    else:
+        raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")
+    dataset.attrs |= {"checkpoints": chosen, "run_created": run.manifest["created"]}
+    run.replace_results(key, dataset)
+    return dataset
+
+
+def _ignore(done: int, total: int) -> None:
+    del done, total
+
+
+def _chosen(run: Run, steps: Iterable[int] | None) -> list[int]:
+    known = run.steps
+    if not known:
+        raise LayerscopeError(f"{run.path} has no checkpoints.", "Record it with checkpoints.")
+    chosen = known if steps is None else sorted(set(steps))
+    for step in chosen:
+        if step not in known:
+            run.checkpoint(step)
+    return chosen
+
+
+def _stored(run: Run, key: str, probe: Probe, steps: list[int]) -> xr.Dataset | None:
+    if key not in run.result_keys:
+        return None
+    dataset = run.results(key)
+    same = (
+        np.array_equal(np.atleast_1d(dataset.attrs.get("checkpoints", [])), steps)
+        and dataset.attrs.get("run_created") == run.manifest["created"]
+        and _attributes(probe).items() <= dataset.attrs.items()
+    )
+    return dataset if same else None
+
+
+def _moments(
+    probe: MomentProbe,
+    run: Run,
+    layers: LayerMap,
+    steps: list[int],
+    given: Mapping[str, Any],
+    advance: Callable[[int, int], None],
+) -> list[Row]:
+    """Measure every checkpoint, holding at most three sets of weights."""
+    device = _device(given["model"])
+    names = layers.parameter_names
+    initial = _read(run.checkpoint(0, device), names) if "initial" in probe.needs else None
+    previous, rows = None, []
+    for done, step in enumerate(steps, 1):
+        weights = run.checkpoint(step, device)
+        if "model" in probe.needs:
+            weights = dict(weights)
+        elif "previous" in probe.needs:
+            weights = _read(weights, names)
+        if "previous" not in probe.needs or previous is not None:
+            moment = Moment(step, weights, previous, initial, **given)
+            rows.append((step, probe.measure(moment, layers)))
+        previous = weights
+        advance(done, len(steps))
+    if not rows:
+        raise LayerscopeError(
+            f"{type(probe).__name__} compares checkpoints and {run.path} has only one.",
+            "Record more checkpoints.",
+        )
+    return rows
+
+
+def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in names}
+
+
+def _device(model: nn.Module | None) -> torch.device:
+    parameters = iter(()) if model is None else model.parameters()
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
+# The fixed batch of a run
+
+
+def _flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
+    if isinstance(batch, Tensor):
+        return {path or "/": batch}
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return {k: v for key, part in items for k, v in _flatten(part, f"{path}/{key}").items()}
+
+
+def store_batch(run: Run, batch: Any) -> None:
+    """Keep the fixed batch with the run, so that probes measure the same one later.
+
+    Raises:
+        LayerscopeError: The batch is no tensor, tuple, list or dict of these.
+    """
+    from layerscope.checkpoints import write_tensors
+
+    try:
+        tensors = _flatten(batch)
+    except (AttributeError, TypeError) as error:
+        raise LayerscopeError(
+            f"a batch of type {type(batch).__name__} cannot be stored.",
+            "Pass tensors in tuples, lists or dicts.",
+        ) from error
+    kind = "dict" if isinstance(batch, Mapping) else "tuple"
+    write_tensors(run.path / "batch.safetensors", tensors, {"kind": kind})
+
+
+def stored_batch(run: Run) -> Any:
+    """The fixed batch that was stored with a run; None if there is none."""
+    path = run.path / "batch.safetensors"
+    if not path.exists():
+        return None
+    file = Tensors(path)
+    tensors = dict(file)
+    if list(tensors) == ["/"]:
+        return tensors["/"]
+    if any(name.count("/") > 1 for name in tensors):
+        raise LayerscopeError(f"{path} holds a nested batch.", "Pass batch=... to measure.")
+    if file.metadata.get("kind") == "dict":
+        return {name[1:]: tensor for name, tensor in tensors.items()}
+    return tuple(tensors[f"/{i}"] for i in range(len(tensors)))
+
+
+def is_finite(value: float | Tensor) -> bool:
+    """Whether a loss is a finite number; a tensor on an accelerator is waited for."""
+    return math.isfinite(float(value))

@@ -1,0 +1,110 @@
+"""Relative weight change between one measured moment and the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.figures.figure import Figure, Lines
+from layerscope.functional.change import (
+    Reduction,
+    relative_change,
+    size_matched_indices,
+    subsample,
+    zero_counts,
+)
+from layerscope.layers import LayerMap
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+
+
+@lru_cache(maxsize=8)
+def _indices(sizes: tuple[int, ...], seed: int) -> list[Tensor]:
+    return size_matched_indices(sizes, seed)
+
+
+@dataclass(frozen=True)
+class WeightChange(MomentProbe):
+    r"""Relative weight change (RWC): how much of itself a layer changed since the moment before.
+
+    ``change`` is :math:`\|w_t - w_{t-1}\|_p / \|w_{t-1}\|_p` (``reduction="ratio"``), unitless.
+    With p = 1, between epochs, it is the RWC of Eq. 1 of "Investigating Learning in Deep Neural
+    Networks using Layer-Wise Weight Change"; with p = 2 the weight variation of Appendix A.2 of
+    "Which Layer is Learning Faster?". The first value compares initialisation and the end of
+    the first interval. The value depends on the time between two moments: quote it with the
+    schedule.
+
+    The other reductions, described in `layerscope.functional.change.relative_change`, average
+    per-entry quotients; ``zeros`` then counts the entries that were exactly zero before, each of
+    which makes the mean infinite if it moved.
+
+    Attributes:
+        p: Order of the norm.
+        reduction: ``"ratio"``, ``"elementwise"`` (mean of quotients) or ``"median"`` (of them).
+        minimum_dimensions: Parameters with fewer dimensions are left out; 2 keeps matrices and
+            filters only, as the paper does, 1 adds biases and normalisation.
+        size_matched: Reduce a random choice of entries, as many as the smallest layer has, in
+            every layer: a control for effects of layer size.
+        subset_seed: Seed of that choice.
+    """
+
+    p: float = 1.0
+    reduction: Reduction = "ratio"
+    minimum_dimensions: int = 2
+    size_matched: bool = False
+    subset_seed: int = 0
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"previous"})
+    source: ClassVar[str] = "Relative weight change, Eq. 1"
+    summary: ClassVar[str] = "relative change of weights between measured moments"
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """``change`` and, for the per-entry reductions, ``zeros``."""
+        found = {"change": Variable("relative weight change")}
+        if self.reduction != "ratio":
+            found["zeros"] = Variable("entries that were exactly zero", "entries")
+        return found
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """Layers with a parameter of enough dimensions, and only such parameters."""
+        return layers.with_dimensions(self.minimum_dimensions)
+
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Change of every layer since the previous moment."""
+        assert moment.previous is not None
+        before, after = layers.values(moment.previous), layers.values(moment.weights)
+        owner = layers.owner.to(after[0].device)
+        if self.size_matched:
+            sizes = tuple(layer.n_parameters for layer in layers)
+            indices = _indices(sizes, self.subset_seed)
+            before, after = subsample(before, owner, indices), subsample(after, owner, indices)
+            owner = torch.arange(len(layers), device=owner.device)
+        n = len(layers)
+        found = {"change": relative_change(before, after, owner, n, self.p, self.reduction)}
+        if self.reduction != "ratio":
+            found["zeros"] = zero_counts(before, owner, n)
+        return found
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Change of every layer over time."""
+        values, x = over_time(dataset["change"])
+        how = {"ratio": f"L{self.p:g} norm of the change over L{self.p:g} norm of the weights"}
+        text = how.get(self.reduction, f"{self.reduction} over weights of |change| / |weight|")
+        size = ", on equally many weights of every layer" if self.size_matched else ""
+        return [
+            Lines(
+                values,
+                key=self.slug,
+                title="Relative weight change",
+                caption=f"{text[0].upper()}{text[1:]} before it{size}, since the moment measured "
+                "before.",
+                x=x,
+                log_y=True,
+            )
+        ]

@@ -1,0 +1,337 @@
+"""One plain training loop on Lightning Fabric: from a configuration to a run on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from layerscope import schedule
+from layerscope.checkpoints import Tensors, write_tensors
+from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_dict, to_dict
+from layerscope.data.dataset import Dataset, Split, load
+from layerscope.data.loader import Batches, mixed_seed
+from layerscope.errors import LayerscopeError
+from layerscope.isolation import isolated
+from layerscope.layers import LayerMap
+from layerscope.models import build
+from layerscope.probes.base import Probe
+from layerscope.recorder import Recorder
+from layerscope.store import Run
+from layerscope.task import Task
+
+RESUME_SECONDS = 30.0
+EVALUATIONS = 50
+EVALUATION_BATCH = 1000
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a configuration builds: data, an initialised model, the task and the fixed batch."""
+
+    dataset: Dataset
+    model: nn.Module
+    task: Task
+    batch: Any
+
+
+@lru_cache(maxsize=2)
+def _dataset(config: DataConfig, root: str | Path | None, device: str) -> Dataset:
+    return load(config, root, device)
+
+
+def problem(config: RunConfig, root: str | Path | None = None, device: str = "cpu") -> Problem:
+    """Build data, model, task and fixed batch; the global random state is seeded and advances.
+
+    Args:
+        config: What to build.
+        root: Folder of local data sets.
+        device: Where model and data live.
+    """
+    dataset = _dataset(config.data, root, device)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+    outputs = dataset.n_classes or dataset.train.targets.shape[1]
+    model = build(config.model, dataset.input_shape, outputs).to(device)
+    task = Task.classification() if dataset.task == "classification" else Task.regression()
+    return Problem(dataset, model, task, _fixed_batch(dataset.train, config.probe_batch))
+
+
+def _fixed_batch(split: Split, size: int) -> tuple[Tensor, Tensor]:
+    """The same random training examples for every seed of a data set."""
+    generator = torch.Generator().manual_seed(mixed_seed("fixed batch"))
+    order = torch.randperm(len(split), generator=generator)
+    return split.batch(order[:size].to(split.device))
+
+
+def restore(run: Run, root: str | Path | None = None, device: str = "cpu") -> Problem:
+    """The problem of a run that was trained from a configuration.
+
+    Raises:
+        LayerscopeError: The run was recorded around another training loop.
+    """
+    if run.manifest["config"] is None:
+        raise LayerscopeError(
+            f"{run.path} was not trained from a configuration.",
+            "Pass the model and the task, e.g. --model package:factory --task classification.",
+        )
+    return problem(from_dict(run.manifest["config"]), root, device)
+
+
+def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all parameters."""
+    if isinstance(config, SGD):
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.Adam(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+
+
+def learning_rate(config: RunConfig, epoch: int) -> float:
+    """Learning rate during epoch ``epoch``, counted from 0."""
+    passed = sum(epoch >= milestone for milestone in config.milestones)
+    return config.optimizer.learning_rate * config.decay**passed
+
+
+def evaluate(model: nn.Module, task: Task, split: Split) -> dict[str, float]:
+    """Mean test loss and, for classification, the share of wrong predictions, in eval mode.
+
+    Args:
+        model: The model, left as found.
+        task: What a batch means.
+        split: The examples.
+    """
+    losses, correct = [], []
+    with isolated(model), torch.no_grad():
+        for indices in torch.arange(len(split), device=split.device).split(EVALUATION_BATCH):
+            batch = split.batch(indices)
+            outputs = task.forward(model, batch)
+            losses.append(task.losses(outputs, batch).double())
+            if task.correct is not None:
+                correct.append(task.correct(outputs, batch))
+    found = {"test_loss": float(torch.cat(losses).mean())}
+    if correct:
+        found["test_error"] = 1.0 - float(torch.cat(correct).double().mean())
+    return found
+
+
+def train(
+    config: RunConfig,
+    path: str | Path,
+    *,
+    probes: Sequence[Probe] = (),
+    measure: schedule.Schedule | None = None,
+    data_root: str | Path | None = None,
+    accelerator: str = "auto",
+    advance: Advance | None = None,
+    resume_seconds: float = RESUME_SECONDS,
+) -> Run:
+    """Train one model and record it; a finished run is read back, an interrupted one resumes.
+
+    On one device the resumed run ends in the weights of the uninterrupted one (on an accelerator
+    after ``torch.use_deterministic_algorithms(True)``).
+
+    Args:
+        config: The run.
+        path: Its folder.
+        probes: Probes to measure live.
+        measure: When; every epoch by default.
+        data_root: Folder of local data sets.
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...: as Lightning Fabric names them.
+        advance: Called with (steps done, steps in all).
+        resume_seconds: Seconds between two writings of the state needed to resume.
+
+    Returns:
+        The run.
+
+    Raises:
+        DivergedError: The loss became infinite or NaN; the run up to then is kept.
+        LayerscopeError: The folder holds a run of another configuration, or data are missing.
+    """
+    path = Path(path)
+    if (existing := _existing(config, path)) is not None and existing.status != "interrupted":
+        return existing
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    made = problem(config, data_root, str(fabric.device))
+    optimizer = make_optimizer(config.optimizer, made.model)
+    batches = Batches(made.dataset.train, config.batch_size, config.seed)
+    per_epoch, total = batches.steps_per_epoch, batches.steps_per_epoch * config.epochs
+    recorder = Recorder(
+        made.model,
+        path,
+        task=made.task,
+        batch=made.batch,
+        probes=probes,
+        checkpoints=schedule.parse(config.checkpoints),
+        measure=measure,
+        layers=LayerMap.from_model(made.model, made.batch, forward=made.task.forward),
+        steps_per_epoch=per_epoch,
+        metadata={
+            "config": to_dict(config),
+            "seed": config.seed,
+            "total_steps": total,
+            "device": str(fabric.device),
+        },
+        resume=existing is not None,
+    )
+    state = None
+    if existing is not None:
+        state = _load_state(path, made.model, optimizer)
+        recorder.load_state_dict(state)
+    model, wrapped = fabric.setup(made.model, optimizer)
+    evaluation = schedule.every(per_epoch * math.ceil(config.epochs / EVALUATIONS))
+    with recorder:
+        _set_random_state(state)
+        if existing is None:
+            _save_state(path, made.model, optimizer, recorder)
+        saved = time.monotonic()
+        for step in range(recorder.current_step, total):
+            if step % per_epoch == 0 or step == recorder.current_step:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step // per_epoch)
+            batch = batches.batch(step)
+            wrapped.zero_grad()
+            loss = made.task.loss(made.task.forward(model, batch), batch)
+            fabric.backward(loss)
+            wrapped.step()
+            recorder.step(loss=loss)
+            done = step + 1
+            if evaluation(done) or done == total:
+                recorder.log(**evaluate(made.model, made.task, made.dataset.test))
+            if time.monotonic() - saved > resume_seconds:
+                recorder.flush()
+                _save_state(path, made.model, optimizer, recorder)
+                saved = time.monotonic()
+            if advance is not None:
+                advance(done, total)
+        assert recorder.run is not None
+        _note_outcome(recorder.run, made, config)
+    return recorder.run
+
+
+def _note_outcome(run: Run, made: Problem, config: RunConfig) -> None:
+    run.note(
+        **evaluate(made.model, made.task, made.dataset.test),
+        task=made.dataset.task,
+        data=made.dataset.name,
+        data_note=made.dataset.note,
+        n_train=len(made.dataset.train),
+        n_test=len(made.dataset.test),
+        epochs=config.epochs,
+    )
+
+
+def _existing(config: RunConfig, path: Path) -> Run | None:
+    """The run that stands in ``path``, if it is one of this configuration."""
+    if not (path / "run.json").exists():
+        return None
+    run = Run.open(path)
+    if run.manifest["config"] != json.loads(json.dumps(to_dict(config))):
+        raise LayerscopeError(
+            f"{path} holds a run of another configuration.", "Choose another folder for this one."
+        )
+    if run.status == "running":
+        raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")
+    if run.status == "interrupted" and not (path / "resume.safetensors").exists():
+        shutil.rmtree(path)  # stopped before the first step: nothing in it but the initialisation
+        return None
+    return run
+
+
+# State to resume from
+
+
+def _save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder
+) -> None:
+    """Everything that the rest of the training depends on, in one file."""
+    tensors = {f"model/{name}": value for name, value in _unique_state(model).items()}
+    found = optimizer.state_dict()
+    numbers: dict[str, Any] = {}
+    for index, values in found["state"].items():
+        for key, value in values.items():
+            name = f"optimizer/{index}/{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                numbers[name] = value
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    kept = recorder.state_dict()
+    for index, weights in enumerate(kept.pop("previous")):
+        tensors |= {f"previous/{index}/{name}": value for name, value in (weights or {}).items()}
+    meta = {"recorder": kept, "groups": found["param_groups"], "numbers": numbers}
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    write_tensors(path / "resume.safetensors", tensors, {"state": json.dumps(meta)})
+
+
+def _unique_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model with every tied tensor once."""
+    seen: set[int] = set()
+    state = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            state[name] = value.detach()
+    return state
+
+
+def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put model and optimiser back where `_save_state` found them; returns the rest."""
+    file = Tensors(path / "resume.safetensors")
+    meta = json.loads(file.metadata["state"])
+    own = _unique_state(model)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(file[f"model/{name}"])
+    state: dict[int, dict[str, Any]] = {}
+    for name in [*file, *meta["numbers"]]:
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/", 2)
+            value = file[name] if name in file else meta["numbers"][name]
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
+    previous: dict[int, dict[str, Tensor]] = {}
+    device = next(model.parameters()).device
+    for name in file:
+        if name.startswith("previous/"):
+            _, index, key = name.split("/", 2)
+            previous.setdefault(int(index), {})[key] = file[name].to(device)
+    count = 1 + max(previous, default=-1)
+    random_states = {n: file[n] for n in file if n.startswith("random/")}
+    return meta["recorder"] | {
+        "previous": [previous.get(i) for i in range(count)],
+        "random": random_states,
+    }
+
+
+def _set_random_state(state: dict[str, Any] | None) -> None:
+    if state is None:
+        return
+    torch.set_rng_state(state["random"]["random/cpu"])
+    if "random/cuda" in state["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random"]["random/cuda"])
