@@ -1,0 +1,106 @@
+"""Image classification sets: by table name, from a local folder, or from the Hugging Face hub.
+
+The first use decodes every image once to uint8 and keeps the result in the cache; later uses read
+that file. Sets with images of varying size, and all sets when ``image_size`` is given, are resized:
+shorter side to ``image_size`` (bilinear, antialiased), then the centre square.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from layerscope.config import Images
+from layerscope.data.build import Reading
+from layerscope.data.cache import Decoded, cached
+from layerscope.data.dataset import Dataset, Split
+from layerscope.data.loader import mixed_seed
+from layerscope.data.locate import Source, locate
+from layerscope.data.table import ImageSet
+from layerscope.errors import LayerscopeError
+
+
+def images(config: Images, root: Path | None) -> Dataset:
+    """An image classification set in memory.
+
+    Args:
+        config: Name, subset and size. A name of the table is read with the table's columns, splits
+            and statistics; any other set with those found in it (RGB; mean and standard deviation
+            of its whole training split). ``limit`` and ``test_limit`` take a random subset: the
+            first ones of a permutation drawn from ``subset_seed``, so that a larger limit contains
+            a smaller one. Classes are as balanced as the draw falls.
+        root: Folder of local copies, looked at before the hub.
+
+    Returns:
+        uint8 images with their statistics, on the CPU.
+
+    Raises:
+        LayerscopeError: Unknown name, no copy and no network, a missing split or column, a label
+            outside the classes, an unreadable file, images of different size without
+            ``image_size``, a limit larger than the set, or more than 8 GB of pixels.
+    """
+    if config.image_size is not None and config.image_size < 1:
+        raise LayerscopeError(f"image_size is {config.image_size}.", "It must be at least 1.")
+    source = locate(config.name, root)
+    reading = Reading(source, _side(config, source.row))
+    decoded = cached(reading.cache_file(), reading.build)
+    return _dataset(config, source, decoded)
+
+
+def _side(config: Images, row: ImageSet | None) -> int | None:
+    """Side to resize to; None where images keep their native size."""
+    if config.image_size is None and row is not None and row.native_size_varies:
+        return row.image_size
+    return config.image_size
+
+
+def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
+    """The subset that the configuration asks for, with statistics and a note."""
+    row = source.row
+    mean = torch.tensor(row.mean) if row else decoded.mean.float()
+    std = torch.tensor(row.std) if row else decoded.std.float()
+    train = Split(decoded.train_images, decoded.train_labels, mean, std)
+    test = Split(decoded.test_images, decoded.test_labels, mean, std)
+    return Dataset(
+        name=config.name,
+        train=_subset(train, config.limit, config, "train"),
+        test=_subset(test, config.test_limit, config, "test"),
+        input_shape=tuple(train.inputs.shape[1:]),
+        n_classes=decoded.n_classes,
+        task="classification",
+        class_names=decoded.class_names,
+        note="; ".join(_notes(config, row, len(train), len(test))),
+    )
+
+
+def _subset(split: Split, limit: int | None, config: Images, part: str) -> Split:
+    """The first ``limit`` examples of a permutation drawn from the seed and the part's name."""
+    if limit is None:
+        return split
+    if not 1 <= limit <= len(split):
+        name = "limit" if part == "train" else "test_limit"
+        raise LayerscopeError(
+            f"{name} is {limit:,}, but the {part} part of {config.name} has {len(split):,} images.",
+            f"Choose 1 to {len(split):,}, or leave {name} out.",
+        )
+    generator = torch.Generator().manual_seed(mixed_seed(config.subset_seed, part))
+    return split.take(torch.randperm(len(split), generator=generator)[:limit])
+
+
+def _notes(config: Images, row: ImageSet | None, n_train: int, n_test: int) -> list[str]:
+    """What a caption has to say, from the table, the copy's size and the configuration."""
+    notes = [row.note] if row and row.note else []
+    for part, count, full in (
+        ("training", n_train, row.n_train if row else n_train),
+        ("test", n_test, row.n_test if row else n_test),
+    ):
+        if count != full:
+            notes.append(f"this copy has {count:,} of {full:,} {part} images")
+    side = _side(config, row)
+    if side is not None and (row is None or row.native_size_varies or side != row.image_size):
+        notes.append(f"resized to {side}x{side}")
+    for part, limit in (("training", config.limit), ("test", config.test_limit)):
+        if limit is not None:
+            notes.append(f"subset of {limit:,} {part} images (seed {config.subset_seed})")
+    return notes

@@ -1,0 +1,240 @@
+"""Draw figures for papers: PDF and PNG at column width, nothing computed here.
+
+No state outside the figure is touched: the object-oriented API is used and style settings hold only
+while drawing. Fonts are embedded as TrueType, so text in the PDF stays text.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import SubFigure
+
+from layerscope.errors import LayerscopeError
+from layerscope.figures import axes as naming
+from layerscope.figures import matplotlib_keys as keys
+from layerscope.figures import palette
+from layerscope.figures.figure import LAYER, Bars, Figure, Heatmap, Lines, Surface, Table
+from layerscope.figures.matplotlib_fields import draw_heatmap, draw_surface
+from layerscope.figures.matplotlib_table import draw_table
+
+COLUMN, PAGE = 3.3, 6.9  # inches: one column and the full width of a two-column paper
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "font.family": "sans-serif",
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.5,
+    "axes.edgecolor": "#6b7785",
+    "axes.labelcolor": "#33383f",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.color": "#6b7785",
+    "ytick.color": "#6b7785",
+    "xtick.labelcolor": "#33383f",
+    "ytick.labelcolor": "#33383f",
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.minor.width": 0.35,
+    "ytick.minor.width": 0.35,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 2.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+def draw(
+    figure: Figure, ax: Axes | None = None, colours: Mapping[str, str] | None = None
+) -> Canvas | SubFigure:
+    """Draw a figure, on axes of one's own if given.
+
+    Args:
+        figure: What to draw.
+        ax: Axes to draw on, in their own style; for figures with a single panel.
+        colours: Colour of each layer, where several figures with different layers go together.
+
+    Returns:
+        The matplotlib figure drawn on.
+
+    Raises:
+        LayerscopeError: If ``ax`` is given and the figure has several panels.
+    """
+    panels = _panels(figure)
+    if ax is not None:
+        if panels > 1:
+            raise LayerscopeError(
+                f"figure {figure.key!r} has {panels} panels and cannot be drawn on one ax.",
+                "Leave out ax=, or select one panel of the data.",
+            )
+        _fill(figure, [ax], colours)
+        return ax.figure
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=_size(figure, panels), layout="constrained")
+        FigureCanvasAgg(canvas)
+        _fill(figure, _grid(canvas, panels), colours)
+    return canvas
+
+
+def save(figure: Figure, folder: str | Path) -> list[Path]:
+    """Write ``<key>.png`` (200 dpi) and ``<key>.pdf``; a reader never sees half a file.
+
+    Args:
+        figure: What to draw.
+        folder: Where to; made if missing.
+
+    Returns:
+        The two paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    canvas = draw(figure)
+    assert isinstance(canvas, Canvas)
+    paths = []
+    for suffix in ("png", "pdf"):
+        path = folder / f"{figure.key}.{suffix}"
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{figure.key}.", suffix=".tmp")
+        os.close(handle)
+        try:
+            with matplotlib.rc_context(STYLE):
+                canvas.savefig(temporary, format=suffix, dpi=200)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def _panels(figure: Figure) -> int:
+    panel = None if isinstance(figure, Bars | Table) else figure.panel
+    return 1 if panel is None else int(figure.data.sizes[panel])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _size(figure: Figure, panels: int) -> tuple[float, float]:
+    if isinstance(figure, Table):
+        return (PAGE, 0.5 + 0.17 * len(figure.row_names()))
+    columns, rows = _layout(panels)
+    width = COLUMN if panels == 1 else PAGE
+    height = 2.3 if panels == 1 else 1.55 * rows + 0.35
+    if isinstance(figure, Heatmap):
+        height = rows * max(1.7, min(0.6 + 0.15 * figure.data.sizes[figure.y], 5.5))
+    if isinstance(figure, Bars):
+        height = max(1.2, min(0.55 + 0.15 * len(figure.bars()), 7.5))
+    if isinstance(figure, Surface):
+        height = 0.84 * width / columns * rows
+    return (width, height)
+
+
+def _layout(panels: int) -> tuple[int, int]:
+    columns = panels if panels <= 4 else 3 if panels <= 9 else 5
+    return columns, -(-panels // columns)
+
+
+def _grid(canvas: Canvas, panels: int) -> list[Axes]:
+    columns, rows = _layout(panels)
+    made = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for spare in made[panels:]:
+        spare.set_visible(False)
+    for above in made[max(0, panels - columns) : panels]:
+        above.tick_params(labelbottom=True)
+    return made[:panels]
+
+
+def _fill(figure: Figure, panels: list[Axes], colours: Mapping[str, str] | None) -> None:
+    match figure:
+        case Lines():
+            _draw_lines(figure, panels, colours)
+        case Heatmap():
+            draw_heatmap(figure, panels)
+        case Bars():
+            _draw_bars(figure, panels[0], colours)
+        case Surface():
+            draw_surface(figure, panels)
+        case Table():
+            draw_table(figure, panels[0])
+
+
+def _draw_lines(figure: Lines, panels: list[Axes], colours: Mapping[str, str] | None) -> None:
+    series = figure.series()
+    colour = figure.colours(colours)
+    names = list(dict.fromkeys(s.panel for s in series))
+    faint = 1.1 if len(colour) <= 12 else 0.7
+    for s in series:
+        ax = panels[names.index(s.panel)]
+        at = np.arange(len(s.x)) if s.x.dtype == object else s.x
+        marked = figure.markers or np.isfinite(s.y).sum() == 1
+        ax.plot(
+            at,
+            s.y,
+            "o-" if marked else "-",
+            color=colour[s.label or s.panel],
+            lw=faint,
+            label=s.label,
+        )
+        if s.low is not None and s.high is not None:
+            ax.fill_between(at, s.low, s.high, color=colour[s.label or s.panel], alpha=0.16, lw=0)
+        if s.x.dtype == object:
+            keys.name_ticks(ax, list(s.x))
+    for ax, name in zip(panels, names, strict=True):
+        ax.set_title(name)
+        ax.set_xscale("log" if figure.log_x else "linear")
+        if figure.log_y:
+            keys.log_ticks(ax)
+        keys.add_references(ax, figure.references)
+        ax.margins(x=0.02)
+    keys.label(panels, naming.title(figure.data[figure.x]), naming.title(figure.data), _layout)
+    if figure.hue is not None and len(colour) > 1:
+        keys.add_key(panels, series, colour)
+    if len(panels) == 1:
+        panels[0].set_title(figure.title, pad=8)
+
+
+def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> None:
+    bars = figure.bars()
+    by_layer = (figure.hue or figure.x) == LAYER
+    names = [b.hue if figure.hue else b.label for b in bars]
+    colour = palette.hue_colours(by_layer, names, colours)
+    labels = list(dict.fromkeys(b.label for b in bars))
+    hues = list(dict.fromkeys(b.hue for b in bars))
+    height = 0.72 / len(hues)
+    for h, hue in enumerate(hues):
+        of_hue = [b for b in bars if b.hue == hue]
+        at = np.arange(len(labels)) + (h - (len(hues) - 1) / 2) * height
+        margin = np.array([b.high - b.value for b in of_hue])
+        ax.barh(
+            at,
+            [b.value for b in of_hue],
+            height * 0.9,
+            color=[colour[b.hue if figure.hue else b.label] for b in of_hue],
+            label=hue,
+        )
+        if np.isfinite(margin).any():
+            ax.errorbar(
+                [b.value for b in of_hue], at, xerr=margin, fmt="none", ecolor="#33383f", lw=0.7
+            )
+    keys.name_ticks(ax, labels, vertical=True)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(naming.title(figure.data))
+    ax.set_title(figure.title, pad=13 if figure.references else 8)
+    keys.add_references(ax, figure.references, turned=True)
+    if len(hues) > 1:
+        keys.legend_below(ax, len(hues))

@@ -1,0 +1,224 @@
+"""Chen, Yuille and Zhou, "Which Layer is Learning Faster?" (ICLR 2023)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from layerscope.config import FCN, SGD, RunConfig, Sine
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerscope.claims import Verdict
+    from layerscope.figures.figure import Figure
+    from layerscope.study import Scale, Study
+
+PAPER = "Which layer is learning faster?"
+LAYERS = ["layer1", "layer2", "layer3"]
+NAMES = {"layer1": "Layer 1", "layer2": "Hidden layer 1", "layer3": "Hidden layer 2"}
+REPORTED = {"layer1": 0.012, "layer2": 0.009, "layer3": 0.006}
+DOMAINS = {"narrow": (-2.0, 2.0), "wide": (-2 * math.pi, 2 * math.pi)}
+DOMAIN_TITLES = {"narrow": "[-2, 2]", "wide": "[-2π, 2π]"}
+LENGTHS: Mapping[Scale, tuple[int, int]] = {
+    "paper": (300, 5000),
+    "small": (300, 2000),
+    "smoke": (4, 256),
+}
+
+
+def fig1a(scale: Scale) -> Study:
+    """Sine regression, FCN 1-32-32-32-1: larger gradients in deeper layers, slower convergence.
+
+    Fig. 1a: absolute mean gradient of layers and their distance to the final weights while a
+    sigmoid network fits sin x + sin(3x)/3 + sin(10x)/10 + sin(30x)/30 (MSE, SGD 0.1, 0.01 from
+    epoch 150 of 300, batch 128, PyTorch's initialisation).
+
+    Left open by the paper and read here so: x is drawn uniformly, 5000 for training and 5000 for
+    testing, the same for every seed; gradients are those of the mean loss on one fixed batch of
+    512 training examples; a layer's distance covers weight and bias; the final weights are those
+    of epoch 300. Beyond the paper, the same network fits the target on [-2π, 2π], where the order
+    of layers was seen to reverse.
+
+    At ``small`` there are 2000 training examples instead of 5000; ``smoke`` is no experiment.
+    """
+    from layerscope.claims import Claim
+    from layerscope.probes import Convergence, GradientMagnitude
+    from layerscope.study import Study
+
+    epochs, n_train = LENGTHS[scale]
+    until = min(50, epochs // 2)
+    variants = {
+        name: RunConfig(
+            model=FCN(depth=3, width=32, activation="sigmoid"),
+            data=Sine(low=low, high=high, n_train=n_train, n_test=n_train),
+            optimizer=SGD(learning_rate=0.1),
+            milestones=(epochs // 2,),
+            epochs=epochs,
+            batch_size=128,
+        )
+        for name, (low, high) in DOMAINS.items()
+    }
+    reduced = {
+        "paper": "The paper's settings.",
+        "small": "Reduced: 2,000 training examples instead of 5,000.",
+        "smoke": "A smoke test of 4 epochs on 256 examples; not an experiment.",
+    }
+    return Study(
+        name="layer_convergence_bias.fig1a",
+        title="Do shallower layers converge faster, although their gradients are smaller?",
+        source=f"{PAPER} Fig. 1a",
+        summary="A sigmoid network 1-32-32-32-1 fits a sum of four sines. For every layer: the "
+        "mean absolute gradient, and how much of its distance to the final weights remains. "
+        f"{reduced[scale]}",
+        scale=scale,
+        variants=variants,
+        seeds=(0, 1, 2, 3, 4),
+        probes=(Convergence(intervals=((0, until),)), GradientMagnitude()),
+        claims=(
+            Claim(
+                "order",
+                f"On [-2, 2], shallower layers converge faster over the first {until} epochs: "
+                "C(layer 1) > C(hidden 1) > C(hidden 2).",
+                f"{PAPER} Fig. 1a, Observation 2.1",
+                lambda data: _ordered(data, "narrow", LAYERS),
+            ),
+            Claim(
+                "gradient",
+                "On [-2, 2], hidden layer 2 has the larger gradient, yet hidden layer 1 "
+                f"converges faster over the first {until} epochs.",
+                f"{PAPER} Section 3.1",
+                lambda data: _larger_yet_slower(data, until),
+            ),
+            Claim(
+                "reversal",
+                "On [-2π, 2π] the order reverses: C(hidden 2) > C(hidden 1) > C(layer 1).",
+                "beyond the paper: a boundary of Observation 2.1",
+                lambda data: _ordered(data, "wide", LAYERS[::-1]),
+            ),
+        ),
+        figures=lambda data: _fig1a_figures(data, scale, until),
+    )
+
+
+def _node(data: xr.DataTree, variant: str, probe: str) -> Any:
+    """The dataset of a probe whose key begins with ``probe``."""
+    node = data[variant]
+    return next(child for key, child in node.children.items() if key.startswith(probe)).to_dataset()
+
+
+def _rates(data: xr.DataTree, variant: str) -> xr.DataArray:
+    return _node(data, variant, "convergence")["rate"].isel(interval=0)
+
+
+def _ordered(data: xr.DataTree, variant: str, layers: list[str]) -> Verdict:
+    from layerscope.claims import above, all_of
+
+    rate = _rates(data, variant)
+    pairs = itertools.pairwise(layers)
+    return all_of(
+        {
+            f"{a} - {b}": above(
+                rate.sel(layer=a) - rate.sel(layer=b), f"C({NAMES[a]}) - C({NAMES[b]})"
+            )
+            for a, b in pairs
+        }
+    )
+
+
+def _larger_yet_slower(data: xr.DataTree, until: float) -> Verdict:
+    import numpy as np
+
+    from layerscope.claims import above, all_of
+
+    gradients = _node(data, "narrow", "gradient_magnitude")["gradient_magnitude"]
+    early = gradients.where(gradients["epoch"] <= until, drop=True)
+    ratio = np.log2(early.sel(layer="layer3") / early.sel(layer="layer2")).mean("step")
+    rate = _rates(data, "narrow")
+    return all_of(
+        {
+            "gradient ratio": above(ratio, "log2 of gradient ratio, hidden 2 over hidden 1"),
+            "convergence": above(
+                rate.sel(layer="layer2") - rate.sel(layer="layer3"),
+                "C(Hidden layer 1) - C(Hidden layer 2)",
+            ),
+        }
+    )
+
+
+def _named(values: xr.DataArray) -> xr.DataArray:
+    """The three layers of the paper's figure, under the paper's names."""
+    chosen = values.sel(layer=LAYERS)
+    return chosen.assign_coords(layer=[NAMES[str(name)] for name in chosen["layer"].values])
+
+
+def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
+    import xarray as xr
+
+    from layerscope.figures.figure import Bars, Lines, Reference, Table
+
+    def both(probe: str, variable: str) -> xr.DataArray:
+        domain = xr.DataArray(list(DOMAIN_TITLES.values()), dims="domain", name="domain")
+        parts = [_named(_node(data, name, probe)[variable]) for name in DOMAINS]
+        return xr.concat(parts, domain, coords="minimal", compat="override")
+
+    suffix = "" if scale == "paper" else f" ({scale} scale)"
+    rates = both("convergence", "rate").isel(interval=0)
+    measured = xr.Dataset(
+        {
+            "reported": ("layer", list(REPORTED.values()), {"units": "1 / epoch"}),
+            "narrow": rates.sel(domain="[-2, 2]", drop=True),
+            "wide": rates.sel(domain="[-2π, 2π]", drop=True),
+        }
+    )
+    measured["reported"].attrs["long_name"] = "reported, [-2, 2]"
+    measured["narrow"].attrs["long_name"] = "measured, [-2, 2]"
+    measured["wide"].attrs["long_name"] = "measured, [-2π, 2π]"
+    decay = Reference(value=float(_half_way(data)), label="learning rate / 10", axis="x")
+    return [
+        Lines(
+            both("convergence", "curve").swap_dims(step="epoch"),
+            key="convergence",
+            title="Convergence of layers" + suffix,
+            caption="Distance to the final weights over the distance at initialisation; mean and "
+            "95 % interval over seeds. A layer that falls earlier converges faster.",
+            x="epoch",
+            panel="domain",
+            references=(decay,),
+        ),
+        Lines(
+            both("gradient_magnitude", "gradient_magnitude").swap_dims(step="epoch"),
+            key="gradients",
+            title="Gradient magnitude" + suffix,
+            caption="Mean absolute gradient of the loss on one fixed batch; mean and 95 % "
+            "interval over seeds.",
+            x="epoch",
+            panel="domain",
+            log_y=True,
+            references=(decay,),
+        ),
+        Bars(
+            rates,
+            key="rates",
+            title=f"Convergence rate over the first {until} epochs" + suffix,
+            caption="C(0, t) of Definition 2.1: share of the way to the final weights covered per "
+            "epoch; mean and 95 % interval over seeds.",
+            hue="domain",
+        ),
+        Table(
+            measured,
+            key="reported-and-measured",
+            title=f"C(0, {until}), reported and measured" + suffix,
+            caption="Reported values are read off the paper's text (Section 3.1), for 50 epochs.",
+        ),
+    ]
+
+
+def _half_way(data: xr.DataTree) -> float:
+    """Epoch at which the learning rate falls: half of the run."""
+    return float(_node(data, "narrow", "convergence")["epoch"].max()) / 2
+
+
+RECIPES = {"fig1a": fig1a}

@@ -1,0 +1,144 @@
+"""Fill the template: what the page says, the figures as JSON, the drawing library, compressed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from base64 import b64encode
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from layerscope.figures import palette, plotly
+from layerscope.figures.figure import Figure, Table
+
+if TYPE_CHECKING:
+    from layerscope.report.page import Page, VerdictRow
+
+WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
+
+
+def html(page: Page) -> str:
+    """The whole file as text."""
+    colours = palette.layer_colours(page.layers())
+    numbered = {id(figure): i for i, figure in enumerate(page.figures())}
+    specs = [
+        None if isinstance(figure, Table) else plotly.spec(figure, colours)
+        for figure in page.figures()
+    ]
+    environment = Environment(
+        loader=PackageLoader("layerscope.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "table_view": table_view,
+        "whisker": whisker,
+        "measured": measured,
+        "kind": _kind,
+    }
+    environment.filters["number"] = lambda value: _minus(f"{value:.3g}")
+    return environment.get_template("template.html.jinja").render(
+        page=page,
+        layers=colours,
+        number_of=lambda figure: numbered[id(figure)],
+        specs=[script_json(spec) for spec in specs],
+        colours=script_json(colours),
+        css=_asset("page.css"),
+        js=_asset("page.js"),
+        library=_library(),
+        outcomes={
+            name: sum(row.outcome == name for row in page.verdicts)
+            for name in ("holds", "fails", "inconclusive")
+        },
+    )
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element, whatever its texts contain."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def table_view(table: Table) -> dict[str, Any]:
+    """Headers and rows of a table; each number with the width of its bar in percent."""
+    columns, cells = table.resolved(), table.cells()
+    rows = []
+    numeric = [any(isinstance(row[i].value, float) for row in cells) for i in range(len(columns))]
+    longest = [
+        max((abs(row[i].value) for row in cells if isinstance(row[i].value, float)), default=0.0)
+        for i in range(len(columns))
+    ]
+    margins = [max(len(row[i].margin) for row in cells) for i in range(len(columns))]
+    for name, row in zip(table.row_names(), cells, strict=True):
+        views = [
+            {"cell": cell, "width": _width(cell.value, reach, column.bar), "margin": margin}
+            | {"numeric": number}
+            for cell, number, reach, margin, column in zip(
+                row, numeric, longest, margins, columns, strict=True
+            )
+        ]
+        rows.append({"name": name, "cells": views})
+    return {"columns": list(zip(columns, numeric, strict=True)), "rows": rows}
+
+
+def _width(value: object, reach: float, wanted: bool) -> float:
+    if not wanted or not isinstance(value, float) or reach == 0:
+        return 0.0
+    return round(100 * abs(value) / reach, 1)
+
+
+def whisker(row: VerdictRow) -> dict[str, float | None]:
+    """Horizontal positions, in pixels, of a verdict's value, interval and threshold."""
+    points = [row.value, row.threshold, *(row.interval or ())]
+    low, high = min(points), max(points)
+    span = (high - low) or 1.0
+    room = WHISKER_WIDTH - 2 * WHISKER_MARGIN
+
+    def at(value: float) -> float:
+        return round(WHISKER_MARGIN + room * (value - low) / span, 1)
+
+    start, end = row.interval or (None, None)
+    return {
+        "value": at(row.value),
+        "threshold": at(row.threshold),
+        "low": None if start is None else at(start),
+        "high": None if end is None else at(end),
+    }
+
+
+def measured(row: VerdictRow) -> tuple[str, str]:
+    """A verdict's value and interval as text, to the decimals that the interval warrants."""
+    if row.interval is None or not all(map(math.isfinite, row.interval)):
+        return _minus(f"{row.value:.3g}"), ""
+    low, high = row.interval
+    decimals = max(0, -math.floor(math.log10(high - low))) if high > low else 3
+    value, start, end = (_minus(f"{v:.{decimals}f}") for v in (row.value, low, high))
+    return value, f"[{start}, {end}]"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _kind(figure: Figure) -> str:
+    panel = getattr(figure, "panel", None)
+    return f"{type(figure).__name__.lower()}{' panels' if panel else ''}"
+
+
+def _asset(name: str) -> Markup:
+    return Markup(files("layerscope.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+@cache
+def _library() -> str:
+    return b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()

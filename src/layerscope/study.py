@@ -1,0 +1,121 @@
+"""A study: several runs, variants times seeds, measured together and held against claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import xarray as xr
+
+from layerscope.claims import Claim, Verdict
+from layerscope.config import RunConfig
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure
+from layerscope.files import replacing, write_json
+from layerscope.probes import Probe
+from layerscope.results import ENGINE
+
+Scale = Literal["paper", "small", "smoke"]
+SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs, measurements, figures and claims behind one figure or table of a paper.
+
+    Attributes:
+        name: Full name of the recipe, e.g. ``"layer_convergence_bias.fig1a"``.
+        title: What is asked, a few words.
+        source: Paper and figure.
+        summary: What is done and how to read it; says what a scale below ``paper`` changes.
+        scale: ``"paper"``, ``"small"`` or ``"smoke"``.
+        variants: One configuration per variant; seeds replace the configuration's own.
+        seeds: Seeds of every variant.
+        probes: What is measured on every run.
+        claims: What is decided.
+        figures: What is drawn of the data.
+    """
+
+    name: str
+    title: str
+    source: str
+    summary: str
+    scale: Scale
+    variants: Mapping[str, RunConfig]
+    seeds: tuple[int, ...]
+    probes: tuple[Probe, ...]
+    claims: tuple[Claim, ...]
+    figures: Callable[[xr.DataTree], list[Figure]]
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise LayerscopeError(f"seeds are {list(self.seeds)}.", "Give each seed once.")
+
+    def runs(self) -> list[tuple[str, int, RunConfig]]:
+        """(variant, seed, configuration) of every run."""
+        return [
+            (variant, seed, replace(config, seed=seed))
+            for variant, config in self.variants.items()
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: its folder, and why it has no measurements where it has none."""
+
+    path: Path
+    error: str = ""
+    seconds: float = 0.0
+    reused: bool = False
+
+
+def collect(
+    study: Study, measured: Mapping[tuple[str, int], Mapping[str, xr.Dataset]]
+) -> xr.DataTree:
+    """Stack the measurements of all runs over seeds.
+
+    Args:
+        study: The study.
+        measured: For every (variant, seed) that was measured, the dataset of every probe by key.
+
+    Returns:
+        A tree with one node per variant and probe, ``tree[variant][probe.key]``, whose variables
+        have a leading dimension ``seed``. Variants may have different layers and steps.
+
+    Raises:
+        LayerscopeError: A variant has no run that could be measured.
+    """
+    nodes: dict[str, xr.Dataset] = {}
+    for variant in study.variants:
+        seeds = [seed for seed in study.seeds if (variant, seed) in measured]
+        if not seeds:
+            raise LayerscopeError(
+                f"no run of variant {variant!r} of {study.name} could be measured.",
+                "See the messages of its runs; lower the learning rate if they diverged.",
+            )
+        for probe in study.probes:
+            parts = [measured[variant, seed][probe.key] for seed in seeds]
+            index = xr.DataArray(seeds, dims="seed", name="seed")
+            nodes[f"{variant}/{probe.key}"] = xr.concat(
+                parts, index, coords="minimal", compat="override", combine_attrs="drop_conflicts"
+            )
+    return xr.DataTree.from_dict(nodes, name=study.name)
+
+
+def decide(study: Study, data: xr.DataTree) -> list[tuple[Claim, Verdict]]:
+    """Every claim with its verdict."""
+    return [(claim, claim.decide(data)) for claim in study.claims]
+
+
+def write(
+    data: xr.DataTree, verdicts: Sequence[tuple[Claim, Verdict]], folder: Path
+) -> tuple[Path, Path]:
+    """Write ``study.nc`` (one group per variant and probe) and ``claims.json``."""
+    with replacing(folder / "study.nc") as temporary:
+        data.to_netcdf(temporary, engine=ENGINE)
+    rows = [claim.row(verdict) for claim, verdict in verdicts]
+    write_json(folder / "claims.json", rows)
+    return folder / "study.nc", folder / "claims.json"
