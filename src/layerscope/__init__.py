@@ -1,1 +1,86 @@
-"""layerscope: see how every layer of a neural network learns."""
+"""layerscope: see how every layer of a neural network learns.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerscope.claims import Claim, Verdict
+    from layerscope.config import RunConfig
+    from layerscope.errors import LayerscopeError
+    from layerscope.layers import LayerMap
+    from layerscope.probes import (
+        Convergence,
+        DistanceFromInitialisation,
+        GradientMagnitude,
+        PathAndProgress,
+        WeightChange,
+        measure,
+    )
+    from layerscope.publish import write_report
+    from layerscope.recorder import Recorder
+    from layerscope.schedule import epochs, every, log_spaced
+    from layerscope.store import Run
+    from layerscope.study import Study
+    from layerscope.task import Task
+    from layerscope.training import train
+
+_HOMES = {
+    "Claim": "claims",
+    "Convergence": "probes",
+    "DistanceFromInitialisation": "probes",
+    "GradientMagnitude": "probes",
+    "LayerMap": "layers",
+    "LayerscopeError": "errors",
+    "PathAndProgress": "probes",
+    "Recorder": "recorder",
+    "Run": "store",
+    "RunConfig": "config",
+    "Study": "study",
+    "Task": "task",
+    "Verdict": "claims",
+    "WeightChange": "probes",
+    "epochs": "schedule",
+    "every": "schedule",
+    "log_spaced": "schedule",
+    "measure": "probes",
+    "train": "training",
+    "write_report": "publish",
+}
+
+__all__ = [
+    "Claim",
+    "Convergence",
+    "DistanceFromInitialisation",
+    "GradientMagnitude",
+    "LayerMap",
+    "LayerscopeError",
+    "PathAndProgress",
+    "Recorder",
+    "Run",
+    "RunConfig",
+    "Study",
+    "Task",
+    "Verdict",
+    "WeightChange",
+    "epochs",
+    "every",
+    "log_spaced",
+    "measure",
+    "train",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"layerscope.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

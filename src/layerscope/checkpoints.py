@@ -17,10 +17,29 @@ from layerscope.files import replacing
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a safetensors file that is whole or absent."""
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    """Write tensors to a safetensors file that is whole or absent; shared memory is written twice.
+
+    Raises:
+        LayerscopeError: The folder cannot be written.
+    """
     with replacing(path) as temporary:
-        save_file(plain, temporary, dict(metadata) if metadata else None)
+        try:
+            save_file(_apart(tensors), temporary, dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise OSError(f"{error}") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which lives in the memory of another."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        found = tensor.detach().cpu().contiguous()
+        if found.untyped_storage().data_ptr() in storages:
+            found = found.clone()
+        storages.add(found.untyped_storage().data_ptr())
+        plain[name] = found
+    return plain
 
 
 def _damaged(path: Path, error: Exception) -> LayerscopeError:

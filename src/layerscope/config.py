@@ -22,7 +22,13 @@ Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 
 @dataclass(frozen=True)
 class FCN:
-    """A fully connected network: ``depth`` hidden layers of ``width`` units and a linear output."""
+    """A fully connected network.
+
+    Attributes:
+        depth: Number of hidden layers.
+        width: Units per hidden layer.
+        activation: Activation after every hidden layer.
+    """
 
     depth: int = 3
     width: int = 256
@@ -31,7 +37,13 @@ class FCN:
 
 @dataclass(frozen=True)
 class ResidualFCN:
-    """A residual FCN: linear input, ``blocks`` branches of two linear layers, linear output."""
+    """A residual FCN: linear input, residual blocks of two linear layers, linear output.
+
+    Attributes:
+        blocks: Number of residual blocks.
+        width: Units everywhere inside.
+        activation: Activation inside the branches.
+    """
 
     blocks: int = 4
     width: int = 128
@@ -40,10 +52,15 @@ class ResidualFCN:
 
 @dataclass(frozen=True)
 class CustomModel:
-    """A model of one's own, built by ``package.module:function(**arguments)``."""
+    """A model of one's own, built by ``package.module:function(**arguments)``.
+
+    Attributes:
+        factory: Where the function is, importable from the working folder.
+        arguments: Its keyword arguments as a JSON object.
+    """
 
     factory: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: str = "{}"
 
 
 ModelConfig = FCN | ResidualFCN | CustomModel
@@ -76,7 +93,15 @@ class Sine:
 
 @dataclass(frozen=True)
 class Images:
-    """An image classification set: a name of the table, any hub name, or a local folder."""
+    """An image classification set: a name of the table, any hub name, or a local folder.
+
+    Attributes:
+        name: Which set.
+        limit: Keep a random subset of so many training examples.
+        test_limit: Keep a random subset of so many test examples.
+        image_size: Resize to squares of this side.
+        subset_seed: Seed of the subsets.
+    """
 
     name: str = "mnist"
     limit: int | None = None
@@ -152,7 +177,7 @@ class RunConfig:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this configuration, equal on every machine."""
-        text = json.dumps(to_dict(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(_canonical(to_dict(self)), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -172,6 +197,15 @@ def to_dict(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {str(key): to_dict(value) for key, value in config.items()}
     return config
+
+
+def _canonical(values: Any) -> Any:
+    """The same plain values with 1.0 written as 1, since configurations that compare equal are."""
+    if isinstance(values, dict):
+        return {key: _canonical(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_canonical(value) for value in values]
+    return int(values) if isinstance(values, float) and values.is_integer() else values
 
 
 def from_dict(values: Any) -> Any:

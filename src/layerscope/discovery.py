@@ -54,6 +54,7 @@ def discover(
 
     Arguments as in `LayerMap.from_model`.
     """
+    _refuse_lazy(model)
     owner, aliases = _tensors_by_module(model, _first_runs(model, example, forward))
     return _units(model, owner, unit), aliases
 
@@ -70,6 +71,15 @@ def run_example(model: nn.Module, example: Any, forward: Forward | None) -> Any:
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, tuple | list) else model(example)
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    """Running a lazy module would initialise it, which is for its owner to do."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, LAZY):
+            raise LayerscopeError(
+                f"{name!r} is lazy and has no shape yet.", "Run one batch through the model first."
+            )
 
 
 def _first_runs(model: nn.Module, example: Any, forward: Forward | None) -> dict[str, int]:
@@ -113,10 +123,6 @@ def _tensors_by_module(
     names: dict[int, str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, LAZY):
-            raise LayerscopeError(
-                f"{name!r} is lazy and has no shape yet.", "Run one batch through the model first."
-            )
         if isinstance(tensor, Tensor) and names.setdefault(id(tensor), name) != name:
             aliases[name] = names[id(tensor)]
     owner: dict[str, _Owned] = {}

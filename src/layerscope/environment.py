@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("layerscope", "torch", "numpy", "xarray", "lightning-fabric", "safetensors")
@@ -33,7 +34,9 @@ def git_revision() -> str:
     return revision + ("+" if changes else "")
 
 
-def _version(package: str) -> str:
+@lru_cache
+def package_version(package: str) -> str:
+    """Version of an installed package; empty where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -44,7 +47,7 @@ def describe(device: str = "cpu") -> dict[str, str]:
     """Versions of what computes, the machine and the revision; empty where unknown."""
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **{package: package_version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),

@@ -29,7 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder below a file has none to remove
+            temporary.unlink()
         raise LayerscopeError(
             f"cannot write {path}: {error.strerror or error}.",
             "Check the folder's permissions and free space, or choose another folder.",
@@ -37,6 +38,18 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that files can be written to a folder, before long work relies on it.
+
+    Raises:
+        LayerscopeError: They cannot.
+    """
+    probe = folder / "writable"
+    with replacing(probe) as temporary:
+        temporary.touch()
+    probe.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> None:

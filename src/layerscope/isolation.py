@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -27,10 +27,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 def _random_state() -> Iterator[None]:
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy_state)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager
@@ -44,25 +46,20 @@ def _modes(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-
-
 @contextlib.contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    found = [
-        (module, name, tensor, tensor.clone())
-        for module in model.modules()
-        for name, tensor in module._buffers.items()
-        if tensor is not None
-    ]
+    found = [(module, dict(module._buffers)) for module in model.modules()]
+    tensors = [t for _, buffers in found for t in buffers.values() if t is not None]
+    contents = [tensor.clone() for tensor in tensors]
     try:
         yield
     finally:
-        for module, name, tensor, content in found:
-            module._buffers[name] = tensor
-            if not _same(tensor, content):
-                with torch.no_grad():
+        for module, buffers in found:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        with torch.no_grad():
+            for tensor, content in zip(tensors, contents, strict=True):
+                if not torch.equal(tensor, content):  # a copy would disturb a waiting backward pass
                     tensor.copy_(content)
 
 

@@ -181,14 +181,19 @@ class Recorder:
         if self._resume:
             self.run = Run.open(self.path)
             self.run.acquire()
-            self.run.note(status="running")
+            self.run.manifest["notes"].pop("error", None)
+            self.run.note("running")
             return self
         self.run = Run.create(
             self.path, self.layers, steps_per_epoch=self._steps_per_epoch, **self._metadata
         )
-        if (batch := self._given["batch"]) is not None:
-            store_batch(self.run, batch)
-        self._observe()
+        try:
+            if (batch := self._given["batch"]) is not None:
+                store_batch(self.run, batch)
+            self._observe()
+        except BaseException as error:  # __exit__ is not called for what fails in here
+            self._fail(error)
+            raise
         return self
 
     def step(self, loss: Tensor | float | None = None) -> None:
@@ -299,10 +304,10 @@ class Recorder:
             return
         for watch in self._watches:
             if watch.rows:
-                rows, watch.rows = watch.rows, []
-                dataset = assemble(watch.probe, watch.layers, rows, self._steps_per_epoch)
+                dataset = assemble(watch.probe, watch.layers, watch.rows, self._steps_per_epoch)
                 dataset.attrs["schedule"] = str(watch.schedule)
                 self.run.append_results(watch.probe.key, dataset)
+                watch.rows = []
         if self._loss_rows:
             rows = [(step, {"loss": value}) for step, value in self._loss_rows]
             self.run.append_results("training", self._scalars(rows))
@@ -339,10 +344,7 @@ class Recorder:
         if self.run is None:
             return
         if error is not None:
-            notes = {"diverged_at": self.current_step} if isinstance(error, DivergedError) else {}
-            status = "diverged" if isinstance(error, DivergedError) else "interrupted"
-            self._flush_after_failure()
-            self.run.finish(status, error=f"{type(error).__name__}: {error}", **notes)
+            self._fail(error)
             return
         try:
             if self._loss_count:
@@ -350,11 +352,24 @@ class Recorder:
             if self._last_checkpoint != self.current_step:
                 self._keep(self._weights())
             self.flush()
-        except DivergedError as late:
-            self._flush_after_failure()
-            self.run.finish("diverged", error=str(late), diverged_at=self.current_step)
+        except BaseException as late:
+            self._fail(late)
             raise
         self.run.finish("complete")
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep what is sound and close the run as diverged or interrupted."""
+        assert self.run is not None
+        diverged = isinstance(error, DivergedError)
+        notes = {"diverged_at": self.current_step} if diverged else {}
+        try:
+            self._flush_after_failure()
+        finally:
+            self.run.finish(
+                "diverged" if diverged else "interrupted",
+                error=f"{type(error).__name__}: {error}",
+                **notes,
+            )
 
     def _flush_after_failure(self) -> None:
         """Write what is finite; rows from the first that is not are dropped."""
@@ -379,9 +394,18 @@ class Recorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            LayerscopeError: This recorder has other probes or schedules.
+        """
+        kept = [set(weights or ()) for weights in state["previous"]]
+        if kept != [set(previous.names) for previous in self._previous.values()]:
+            raise LayerscopeError(
+                f"{self.path} was recorded with other probes.",
+                "Resume with the same probes and schedules; measure others afterwards.",
+            )
         self.current_step = state["step"]
-        self._last_checkpoint = state["step"]
         self._loss_sum, self._loss_count = state["loss_sum"], state["loss_count"]
         for previous, weights in zip(self._previous.values(), state["previous"], strict=True):
             previous.weights = weights

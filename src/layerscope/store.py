@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from layerscope.checkpoints import Tensors, write_tensors
 from layerscope.environment import describe, now
 from layerscope.errors import LayerscopeError
-from layerscope.files import read_json, remove_temporaries, write_json
+from layerscope.files import check_writable, read_json, remove_temporaries, write_json
 from layerscope.layers import LayerMap
 from layerscope.results import compact, read_parts, write_dataset, write_part
+from layerscope.sources import read_state_dict
+from layerscope.sources.state_dicts import StateDict
 
 FORMAT_VERSION = 1
 Status = Literal["running", "complete", "interrupted", "diverged"]
@@ -80,10 +82,6 @@ class Run:
             LayerscopeError: The folder holds a run already or cannot be written.
         """
         path = Path(path)
-        if (path / "run.json").exists():
-            raise LayerscopeError(
-                f"{path} already holds a run.", "Choose another folder, or delete this one."
-            )
         manifest = {
             "format_version": FORMAT_VERSION,
             "status": "running",
@@ -96,9 +94,54 @@ class Run:
             "environment": describe(device),
             "notes": {},
         }
-        write_json(path / "run.json", manifest)
         run = cls(path, manifest)
+        # The lock comes first: a manifest without one would be that of an interrupted run.
         run.acquire()
+        try:
+            if (path / "run.json").exists():
+                raise LayerscopeError(
+                    f"{path} already holds a run.", "Choose another folder, or delete this one."
+                )
+            write_json(path / "run.json", manifest)
+        except BaseException:
+            run._lock.release()
+            raise
+        return run
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        path: str | Path,
+        checkpoints: Mapping[int, StateDict | str | Path],
+        model: nn.Module,
+        *,
+        layers: LayerMap | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> Run:
+        """Make a run of checkpoints that exist already, copying them into its format.
+
+        Args:
+            path: Folder for the run; must not hold one.
+            checkpoints: State dict, or file of one, for every step; step 0 is the initialisation,
+                which probes of distance need.
+            model: The module they belong to.
+            layers: Its layers; by default every module that owns parameters, in order of
+                registration.
+            steps_per_epoch: Optimiser steps per epoch, where known.
+
+        Raises:
+            LayerscopeError: A file is missing or damaged, or does not fit the model.
+        """
+        layers = layers or LayerMap.from_model(model, None)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        states = {step: read_state_dict(source) for step, source in checkpoints.items()}
+        for step, state in states.items():
+            _check_fit(f"the checkpoint of step {step}", state, expected)
+        run = cls.create(path, layers, steps_per_epoch=steps_per_epoch)
+        for step, state in states.items():
+            unique = {k: v for k, v in state.items() if k not in layers.aliases}
+            run.write_checkpoint(step, unique)
+        run.finish("complete")
         return run
 
     @classmethod
@@ -131,6 +174,7 @@ class Run:
         Raises:
             LayerscopeError: Another process is recording this run.
         """
+        check_writable(self.path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -174,14 +218,16 @@ class Run:
 
     def finish(self, status: Status, **notes: Any) -> None:
         """Write the final status and further facts, merge result parts and free the lock."""
-        for folder in self._result_folders():
-            compact(folder)
-        self.note(status=status, **notes)
-        if status == "complete":
-            (self.path / "resume.safetensors").unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            for folder in self._result_folders():
+                compact(folder)
+            self.note(status, **notes)
+            if status == "complete":
+                (self.path / "resume.safetensors").unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
-    def note(self, status: Status | None = None, **notes: Any) -> None:
+    def note(self, status: Status | None = None, /, **notes: Any) -> None:
         """Add facts to the manifest, e.g. the final test error."""
         if status is not None:
             self.manifest["status"] = status
@@ -195,7 +241,8 @@ class Run:
     def steps(self) -> list[int]:
         """Steps of all checkpoints, ascending; 0 is the initialisation."""
         folder = self.path / "checkpoints"
-        return sorted(int(path.stem) for path in folder.glob("[!.]*.safetensors"))
+        stems = (path.stem for path in folder.glob("[!.]*.safetensors"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -274,6 +321,21 @@ class Run:
     def replace_results(self, key: str, dataset: xr.Dataset) -> None:
         """Put a whole measurement in the place of what was there."""
         write_dataset(self.path / "results" / key / "all.nc", dataset)
+
+
+def _check_fit(what: str, state: StateDict, expected: Mapping[str, torch.Size]) -> None:
+    for name in [*expected, *state]:
+        if name not in state or name not in expected:
+            raise LayerscopeError(
+                f"{what} {'lacks' if name in expected else 'has the unknown tensor'} {name!r}.",
+                "Build the model that was saved; wrappers such as DDP prefix the names.",
+            )
+        if state[name].shape != expected[name]:
+            raise LayerscopeError(
+                f"{name!r} has shape {tuple(state[name].shape)} in {what}, "
+                f"{tuple(expected[name])} in the model.",
+                "Build the model with the sizes it was trained with.",
+            )
 
 
 def _some(steps: list[int]) -> str:

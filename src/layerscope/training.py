@@ -206,6 +206,7 @@ def train(
     with recorder:
         _set_random_state(state)
         if existing is None:
+            recorder.flush()
             _save_state(path, made.model, optimizer, recorder)
         saved = time.monotonic()
         for step in range(recorder.current_step, total):

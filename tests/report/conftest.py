@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import xarray as xr
 
 from layerscope.figures.figure import (
@@ -236,3 +237,13 @@ def page(data: xr.Dataset) -> Page:
         },
         notices=(),
     )
+
+
+@pytest.fixture(scope="session")
+def four_layers() -> Page:
+    return page(training())
+
+
+@pytest.fixture(scope="session")
+def sixty_layers() -> Page:
+    return page(training(tuple(f"block{i // 6}.conv{i % 6}" for i in range(60))))

@@ -1,1 +1,1 @@
-"""figures."""
+"""Figures: what to draw (`figure`) and how (`matplotlib` for papers, `plotly` for the page)."""

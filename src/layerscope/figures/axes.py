@@ -68,6 +68,14 @@ def labels(data: xr.DataArray, dim: str | None) -> tuple[str, ...]:
     return tuple(short(value) for value in coordinate(data, dim))
 
 
+def panels(data: xr.DataArray, dim: str | None) -> tuple[str, ...]:
+    """Labels for small multiples; numbers, which say little alone, follow the dimension's name."""
+    named = labels(data, dim)
+    if dim is None or coordinate(data, dim).dtype == object:
+        return named
+    return tuple(f"{dim} {value}" for value in named)
+
+
 def short(value: Any) -> str:
     """A coordinate value as a label: 6 significant digits for numbers, text as it is."""
     return f"{value:.6g}" if isinstance(value, (int, float, np.number)) else str(value)

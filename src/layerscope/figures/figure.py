@@ -144,7 +144,7 @@ class Lines:
         if self.log_y and np.isfinite(mean).any():
             low = np.where(low <= 0, np.nanmin(mean) / 2, low)
         x = axes.coordinate(self.data, self.x)
-        panels, hues = axes.labels(self.data, self.panel), axes.labels(self.data, self.hue)
+        panels, hues = axes.panels(self.data, self.panel), axes.labels(self.data, self.hue)
         groups = axes.groups(self.data, self.hue)
         made = []
         for p, panel in enumerate(panels):
@@ -169,7 +169,8 @@ class Lines:
     def colours(self, given: Mapping[str, str] | None = None) -> dict[str, str]:
         """The colour of each hue, or of each panel where there is no hue; ``given`` for layers."""
         dim = self.hue or self.panel
-        return palette.hue_colours(dim == LAYER, axes.labels(self.data, dim), given)
+        name = axes.labels if self.hue else axes.panels
+        return palette.hue_colours(dim == LAYER, name(self.data, dim), given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,5 +338,5 @@ def _grids(
     values = mean_interval(axes.arranged(data, (panel, y, x, spread)), axis=3).mean
     across, down = axes.coordinate(data, x), axes.coordinate(data, y)
     return tuple(
-        Grid(name, across, down, values[p]) for p, name in enumerate(axes.labels(data, panel))
+        Grid(name, across, down, values[p]) for p, name in enumerate(axes.panels(data, panel))
     )

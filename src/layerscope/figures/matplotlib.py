@@ -170,13 +170,16 @@ def _fill(figure: Figure, panels: list[Axes], colours: Mapping[str, str] | None)
             draw_surface(figure, panels)
         case Table():
             draw_table(figure, panels[0])
+    for ax in panels[: -_layout(len(panels))[0]]:
+        ax.set_xlabel("")
 
 
 def _draw_lines(figure: Lines, panels: list[Axes], colours: Mapping[str, str] | None) -> None:
     series = figure.series()
     colour = figure.colours(colours)
     names = list(dict.fromkeys(s.panel for s in series))
-    faint = 1.1 if len(colour) <= 12 else 0.7
+    crowded = len(colour) > 12 and len(names) == 1
+    width, alpha = (0.7, 0.05) if crowded else (1.1, 0.16)
     for s in series:
         ax = panels[names.index(s.panel)]
         at = np.arange(len(s.x)) if s.x.dtype == object else s.x
@@ -186,16 +189,17 @@ def _draw_lines(figure: Lines, panels: list[Axes], colours: Mapping[str, str] | 
             s.y,
             "o-" if marked else "-",
             color=colour[s.label or s.panel],
-            lw=faint,
+            lw=width,
             label=s.label,
         )
         if s.low is not None and s.high is not None:
-            ax.fill_between(at, s.low, s.high, color=colour[s.label or s.panel], alpha=0.16, lw=0)
+            ax.fill_between(at, s.low, s.high, color=colour[s.label or s.panel], alpha=alpha, lw=0)
         if s.x.dtype == object:
             keys.name_ticks(ax, list(s.x))
     for ax, name in zip(panels, names, strict=True):
         ax.set_title(name)
-        ax.set_xscale("log" if figure.log_x else "linear")
+        if figure.log_x:
+            ax.set_xscale("log")
         if figure.log_y:
             keys.log_ticks(ax)
         keys.add_references(ax, figure.references)

@@ -48,6 +48,7 @@ def _end_labels(ax: Axes, series: Sequence[Series], colour: Mapping[str, str]) -
     if not ends:
         return True
     numeric = [i if s.x.dtype == object else s.x[i] for s, i in ends]
+    ax.autoscale_view()  # limits are worked out late, and the transform does not ask for them
     to_axes = ax.transData + ax.transAxes.inverted()
     points = [(x, s.y[i]) for x, (s, i) in zip(numeric, ends, strict=True)]
     wanted = to_axes.transform(points)[:, 1]

@@ -51,10 +51,11 @@ def _lines(figure: Lines, colours: Mapping[str, str] | None) -> dict[str, Any]:
     series = figure.series()
     panels = list(dict.fromkeys(s.panel for s in series))
     colour = figure.colours(colours)
+    faint = 0.16 if len(colour) <= 12 or len(panels) > 1 else 0.05
     traces: list[dict[str, Any]] = []
     for s in series:
         panel = panels.index(s.panel)
-        traces += _band(s, panel, colour[s.label or s.panel])
+        traces += _band(s, panel, parts.translucent(colour[s.label or s.panel], faint))
         traces.append(_line(figure, s, panel, colour[s.label or s.panel]))
     direct = figure.hue == LAYER and len(panels) == 1 and len(series) <= DIRECT_LABELS
     if direct:
@@ -66,9 +67,9 @@ def _lines(figure: Lines, colours: Mapping[str, str] | None) -> dict[str, Any]:
     for i in range(len(panels)):
         layout[parts.axis("xaxis", i)]["showgrid"] = False
         if figure.log_x:
-            layout[parts.axis("xaxis", i)] |= parts.LOG_AXIS
+            layout[parts.axis("xaxis", i)] |= parts.log_axis(s.x for s in series)
         if figure.log_y:
-            layout[parts.axis("yaxis", i)] |= parts.LOG_AXIS
+            layout[parts.axis("yaxis", i)] |= parts.log_axis(s.y for s in series)
     parts.add_references(layout, figure.references, len(panels))
     layout["showlegend"] = figure.hue not in (None, LAYER)
     if direct:
@@ -97,7 +98,7 @@ def _line(figure: Lines, s: Series, panel: int, colour: str) -> dict[str, Any]:
     }
 
 
-def _band(s: Series, panel: int, colour: str) -> list[dict[str, Any]]:
+def _band(s: Series, panel: int, fill: str) -> list[dict[str, Any]]:
     if s.low is None or s.high is None:
         return []
     kept = extremes(s.y)
@@ -115,7 +116,7 @@ def _band(s: Series, panel: int, colour: str) -> list[dict[str, Any]]:
             "x": across[:-1],
             "y": up[:-1],
             "fill": "toself",
-            "fillcolor": parts.translucent(colour, 0.16),
+            "fillcolor": fill,
             "line": {"width": 0},
             "hoverinfo": "skip",
             "showlegend": False,
@@ -179,7 +180,7 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
                 "z": [significant(row) for row in grid.z],
                 "coloraxis": "coloraxis",
                 "xgap": 1 if len(grid.x) <= 40 else 0,
-                "ygap": 1,
+                "ygap": 1 if len(rows) <= 24 else 0,
                 "texttemplate": "%{z:.2g}" if figure.annotate else "",
                 "hoverongaps": False,
                 "hovertemplate": f"<b>%{{y}}</b><br>{across} %{{x}}<br>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,8 +21,8 @@ ROW_AXIS: dict[str, Any] = {
     "showgrid": False,
     "ticks": "",
     "automargin": True,
+    "dtick": 1,
 }
-LOG_AXIS: dict[str, Any] = {"type": "log", "tickformat": "~g"}
 
 
 def axis(name: str, panel: int) -> str:
@@ -43,6 +43,15 @@ def meta(role: str, panel: int, layer: str | None, group: str) -> dict[str, Any]
 def positions(x: np.ndarray) -> list[Any]:
     """Coordinates for JSON: numbers to 7 significant digits, names escaped."""
     return [escape(v) for v in x] if x.dtype == object else significant(x, 7)
+
+
+def log_axis(values: Iterable[np.ndarray]) -> dict[str, Any]:
+    """A logarithmic axis with plain numbers: 1, 2, 5, 10 over few decades, else the decades."""
+    joined = np.concatenate(list(values))
+    joined = joined[np.isfinite(joined) & (joined > 0)]
+    decades = float(np.log10(joined.max() / joined.min())) if joined.size else 1.0
+    tick = "D2" if decades <= 2.5 else int(np.ceil(decades / 6))
+    return {"type": "log", "tickformat": "~g", "dtick": tick}
 
 
 def translucent(colour: str, alpha: float) -> str:
@@ -153,6 +162,7 @@ def add_references(
                 ends
                 | {
                     "type": "line",
+                    "layer": "below",
                     "xref": axis("x", i) + (domain if along == "y" else ""),
                     "yref": axis("y", i) + (domain if along == "x" else ""),
                     "line": {"color": INK, "width": 1, "dash": "dot"},

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from layerscope.functional.norms import layer_distances, layer_norms
+from layerscope.functional.norms import at_least_float32, layer_distances, layer_norms
 
 Reduction = Literal["ratio", "elementwise", "median"]
 
 
 def _quotients(before: Tensor, after: Tensor) -> Tensor:
     """``|after - before| / |before|`` per entry: 0 where nothing moved, inf where 0 moved."""
+    before, after = at_least_float32(before), at_least_float32(after)
     moved = (after - before).abs_()
     return torch.where(moved == 0, 0.0, moved / before.abs())
 
@@ -48,7 +49,7 @@ def relative_change(
       since 1/|w| has no mean where the density of w is positive at zero: it grows with the number
       of entries at equal relative change and is infinite where a zero moves. Compare layers of
       different size with ``ratio``, and summarise over time or seeds by the median.
-    * ``median``: the median over entries of the same quotient, which is stable in layer size.
+    * ``median``: the (lower) median over entries of the same quotient, which is stable in layer size.
 
     Unitless. Scaling both arguments by one factor changes nothing; no movement gives 0, also for
     a layer of zeros; a layer of zeros that moves gives infinity.

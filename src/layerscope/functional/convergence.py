@@ -11,6 +11,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 
+def _start(distance: Tensor) -> Tensor:
+    """Initial distance of every layer; NaN for one that ends where it began."""
+    return torch.where(distance[0] == 0, torch.nan, distance[0])
+
+
 def convergence_curve(
     distance: Float64[Tensor, "steps layers"],
 ) -> Float64[Tensor, "steps layers"]:
@@ -26,7 +31,7 @@ def convergence_curve(
     Returns:
         The curve; NaN for a layer that ends where it began.
     """
-    return distance / distance[0]
+    return distance / _start(distance)
 
 
 def convergence_rate(
@@ -64,7 +69,8 @@ def convergence_rate(
         rows.append(int(match.nonzero()[0]))
     if t2 <= t1:
         raise ValueError(f"the interval ({t1:g}, {t2:g}) is empty")
-    return (distance[rows[0]] - distance[rows[1]]) / ((t2 - t1) * distance[0])
+    # The share first: over the whole training it is 1, and the rate 1/T without a rounding error.
+    return (distance[rows[0]] - distance[rows[1]]) / _start(distance) / (t2 - t1)
 
 
 def directness(

@@ -25,17 +25,16 @@ def owners(counts: Sequence[int], device: torch.device | str = "cpu") -> Int64[T
     )
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself, or its float32 copy where it has half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _power_sum(tensor: Tensor, p: float) -> Tensor:
-    """Sum of ``|x|^p`` over one CPU tensor; ``sum`` is pairwise, ``vector_norm`` is not."""
-    flat = _at_least_float32(tensor).flatten()
+    """Sum of ``|x|^p`` over one CPU tensor; ``sum`` is pairwise, ``vector_norm`` and ``dot`` not."""
+    flat = at_least_float32(tensor).flatten()
     if p == 1:
         return flat.abs().sum()
-    if p == 2:
-        return flat.dot(flat)
     return flat.abs().pow_(p).sum()
 
 
@@ -51,7 +50,7 @@ def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors
     """
     if math.isinf(p) or tensors[0].device.type != "cpu":
         norms = torch.stack(
-            torch._foreach_norm([_at_least_float32(t) for t in tensors], p)
+            torch._foreach_norm([at_least_float32(t) for t in tensors], p)
         ).double()
         return norms if math.isinf(p) else norms.pow(p)
     return torch.stack([_power_sum(tensor, p) for tensor in tensors]).double()
@@ -79,6 +78,12 @@ def layer_norms(
     return total.index_add_(0, owner, sums).pow_(1.0 / p)
 
 
+def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+    """``after - before`` for every tensor, in at least float32."""
+    wide = [[at_least_float32(tensor) for tensor in side] for side in (after, before)]
+    return list(torch._foreach_sub(*wide))
+
+
 def layer_distances(
     before: Sequence[Tensor],
     after: Sequence[Tensor],
@@ -87,4 +92,4 @@ def layer_distances(
     p: float = 2.0,
 ) -> Float64[Tensor, " layers"]:
     """``||after_l - before_l||_p`` for every layer; arguments as in `layer_norms`."""
-    return layer_norms(torch._foreach_sub(list(after), list(before)), owner, n_layers, p)
+    return layer_norms(differences(before, after), owner, n_layers, p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from typing import TYPE_CHECKING
 
 from layerscope.config import FCN, CustomModel, ModelConfig, ResidualFCN
@@ -48,16 +49,17 @@ def custom(config: CustomModel) -> nn.Module:
     module_name, _, function = config.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), function)
-        model = factory(**config.arguments)
     except (ImportError, AttributeError, ValueError) as error:
         raise LayerscopeError(
             f"cannot import the model factory {config.factory!r}: {error}.",
             'Write "package.module:function", importable from the working folder.',
         ) from error
-    except TypeError as error:
+    try:
+        model = factory(**json.loads(config.arguments))
+    except (TypeError, json.JSONDecodeError) as error:
         raise LayerscopeError(
-            f"{config.factory} does not take {config.arguments}: {error}.",
-            "Check the names of model.arguments.",
+            f"{config.factory} does not take the arguments {config.arguments}: {error}.",
+            'Write a JSON object of keyword arguments, e.g. {"width": 64}.',
         ) from error
     if not isinstance(model, nn.Module):
         raise LayerscopeError(

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.functional.convergence import (
     convergence_curve,
@@ -48,7 +48,14 @@ def _distances(context: Trajectory, layers: LayerMap) -> Tensor:
     rows = [
         layer_distances(final, now, layers.owner, len(layers)) for now in _weights(context, layers)
     ]
-    return torch.stack(rows)
+    distance = torch.stack(rows)
+    if bad := (~distance.isfinite()).nonzero().tolist():
+        step, layer = context.steps[bad[0][0]], layers.names[bad[0][1]]
+        raise DivergedError(
+            f"the weights of layer {layer!r} are not finite at step {step} or at the last one.",
+            "The model has diverged: measure the steps before, e.g. measure(..., steps=[...]).",
+        )
+    return distance
 
 
 def _array(values: Tensor, variable: Variable, source: str, *first: str) -> xr.DataArray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from layerscope.checkpoints import Tensors
-from layerscope.environment import describe
+from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.layers import LayerMap
 from layerscope.probes.base import (
@@ -73,8 +75,32 @@ def _attributes(probe: Probe) -> dict[str, str]:
     return {
         "probe": type(probe).__name__,
         "settings": settings_attribute(probe.settings),
-        "layerscope": describe()["layerscope"],
+        "layerscope": package_version("layerscope"),
     }
+
+
+def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the batches and the name of the task that a probe measures with."""
+    found: dict[str, str] = {}
+    for name in ("batch", "second_batch"):
+        if name in probe.needs and given[name] is not None:
+            found[name] = _digest(given[name])
+    if "task" in probe.needs and given["task"] is not None:
+        found["task"] = given["task"].name
+    return found
+
+
+def _digest(batch: Any) -> str:
+    """Equal for equal batches; never equal for one of a type that is not known."""
+    digest = hashlib.sha256()
+    try:
+        for name, tensor in _flatten(batch).items():
+            values = tensor.detach().cpu().contiguous().flatten()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(values.view(torch.uint8).numpy())
+    except (AttributeError, TypeError):
+        return uuid.uuid4().hex
+    return digest.hexdigest()[:16]
 
 
 def measure(
@@ -91,7 +117,7 @@ def measure(
 ) -> xr.Dataset:
     """Measure a run from its checkpoints and keep the result in the run.
 
-    The same measurement (probe, settings, checkpoints, version) is read back instead of repeated.
+    The same measurement (probe, settings, checkpoints, batch, task, version) is read back instead of repeated.
 
     Args:
         probe: What to measure.
@@ -115,10 +141,11 @@ def measure(
     """
     chosen = _chosen(run, steps)
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
-    if not recompute and (stored := _stored(run, key, probe, chosen)) is not None:
-        return stored
     batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
     given = {"model": model, "task": task, "batch": batch, "second_batch": second_batch}
+    attributes = _attributes(probe) | _conditions(probe, given)
+    if not recompute and (stored := _stored(run, key, attributes, chosen)) is not None:
+        return stored
     check_needs(probe, given)
     layers = probe.select(run.layers)
     if isinstance(probe, MomentProbe):
@@ -126,10 +153,10 @@ def measure(
         dataset = assemble(probe, layers, rows, run.steps_per_epoch)
     elif isinstance(probe, TrajectoryProbe):
         context = Trajectory(run, chosen, model, task, batch)
-        dataset = probe.measure(context, layers).assign_attrs(_attributes(probe))
+        dataset = probe.measure(context, layers)
     else:
         raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")
-    dataset.attrs |= {"checkpoints": chosen, "run_created": run.manifest["created"]}
+    dataset.attrs |= attributes | {"checkpoints": chosen, "run_created": run.manifest["created"]}
     run.replace_results(key, dataset)
     return dataset
 
@@ -149,14 +176,14 @@ def _chosen(run: Run, steps: Iterable[int] | None) -> list[int]:
     return chosen
 
 
-def _stored(run: Run, key: str, probe: Probe, steps: list[int]) -> xr.Dataset | None:
+def _stored(run: Run, key: str, attributes: Mapping[str, str], steps: list[int]) -> xr.Dataset | None:
     if key not in run.result_keys:
         return None
     dataset = run.results(key)
     same = (
         np.array_equal(np.atleast_1d(dataset.attrs.get("checkpoints", [])), steps)
         and dataset.attrs.get("run_created") == run.manifest["created"]
-        and _attributes(probe).items() <= dataset.attrs.items()
+        and attributes.items() <= dataset.attrs.items()
     )
     return dataset if same else None
 
@@ -208,6 +235,8 @@ def _device(model: nn.Module | None) -> torch.device:
 def _flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
     if isinstance(batch, Tensor):
         return {path or "/": batch}
+    if isinstance(batch, str):  # iterable for ever
+        raise TypeError(batch)
     items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
     return {k: v for key, part in items for k, v in _flatten(part, f"{path}/{key}").items()}
 

@@ -1,1 +1,1 @@
-"""report."""
+"""The report: one self-contained interactive page (`page.write`)."""

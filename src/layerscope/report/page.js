@@ -121,12 +121,15 @@
     return made;
   }
 
-  function height(spec, data, rows) {
+  const lines = (data) => Math.max(1, ...data.map((trace) => trace.y.length));
+  const many = (data) => lines(data) > 24;
+
+  // The height of one panel.
+  function size(spec, data, rows) {
     const { kind } = spec.layout.meta;
-    const lines = Math.max(1, ...data.map((trace) => (kind === "bars" || trace.meta.rows ? trace.y.length : 0)));
-    const inside = { heatmap: Math.max(150, Math.min(lines * 26, Math.max(320, lines * 11))) };
-    inside.bars = Math.max(90, lines * (data.length > 1 ? 14 * data.length + 8 : 24));
-    return rows * (inside[kind] || (rows > 1 ? 150 : 226)) + (rows - 1) * 62;
+    if (kind === "heatmap") return Math.max(150, lines(data) * (many(data) ? 12 : 26));
+    if (kind === "bars") return Math.max(90, lines(data) * (many(data) ? 13 : 24) * (data.length > 1 ? 1.5 : 1));
+    return rows === 1 ? 226 : rows > 4 ? 104 : 150;
   }
 
   function arrange(figure, data) {
@@ -137,22 +140,27 @@
     const legend = layout.showlegend ? 26 : 0;
     margin.t += legend;
     const width = figure.node.clientWidth - margin.l - margin.r;
-    const columns = Math.max(1, Math.min(visible.length, panels.length === 4 ? 4 : 5, Math.floor(width / 210)));
+    const narrowest = width < 420 ? 130 : 205;
+    const columns = Math.max(1, Math.min(visible.length, 5, Math.floor(width / narrowest)));
     const rows = Math.max(1, Math.ceil(visible.length / columns));
     const lead = figure.node.closest(".lead") && panels.length === 1 && kind !== "bars" ? 80 : 0;
-    const inside = height(figure.spec, data, rows) + lead;
+    const each = size(figure.spec, data, rows);
+    const gap = rows > 4 ? 30 : 40;
+    const inside = rows * each + (rows - 1) * gap + lead;
     layout.height = inside + margin.t + margin.b;
     layout.legend = { ...layout.legend, y: 1, yref: "container", yanchor: "top", itemclick: false, itemdoubleclick: false };
     panels.forEach((_, panel) => {
       const [x, y] = [layout[`xaxis${suffix(panel)}`], layout[`yaxis${suffix(panel)}`]];
       const at = visible.indexOf(panel);
       if (at < 0) return Object.assign(x, { visible: false }) && Object.assign(y, { visible: false });
+      if (y.type === "category") y.tickfont = { size: many(data) ? 9.5 : 12 };
       if (panels.length === 1) return undefined;
       const [row, column] = [Math.floor(at / columns), at % columns];
       x.domain = cell(column, columns, 20 / Math.max(width, 100));
       y.showticklabels = column === 0;
-      y.domain = cell(rows - 1 - row, rows, 62 / inside);
-      return (x.title.text = at >= visible.length - columns ? across : "");
+      y.domain = cell(rows - 1 - row, rows, gap / inside);
+      x.showticklabels = at >= visible.length - columns;
+      return (x.title.text = x.showticklabels ? across : "");
     });
     const gone = (name) => name.startsWith("panel ") && !visible.includes(Number(name.slice(6)));
     layout.annotations = layout.annotations.filter((note) => !gone(note.name));
@@ -180,8 +188,17 @@
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // leave touch to scrolling
     return layout;
   }
-  const inked = (trace) =>
-    trace.error_x ? { ...trace, error_x: { ...trace.error_x, color: THEMES[theme()].strong } } : trace;
+  // Error bars and words need more contrast than lines do.
+  function inked(trace) {
+    const { strong } = THEMES[theme()];
+    if (trace.error_x) return { ...trace, error_x: { ...trace.error_x, color: strong } };
+    if (trace.meta.role !== "label") return trace;
+    return { ...trace, textfont: { ...trace.textfont, color: mixed(trace.textfont.color, strong) } };
+  }
+  function mixed(one, other) {
+    const channel = (colour, at) => parseInt(colour.slice(at, at + 2), 16);
+    return `rgb(${[1, 3, 5].map((at) => Math.round(0.7 * channel(one, at) + 0.3 * channel(other, at)))})`;
+  }
 
   function draw(figure) {
     if (!window.Plotly) return;
@@ -190,7 +207,7 @@
     Plotly.react(figure.node, data, paint(arrange(figure, data)), options);
     if (figure.drawn) return;
     figure.drawn = true;
-    figure.node.classList.add("drawn");
+    figure.node.style.minHeight = 0;
     figure.node.closest("figure").querySelector(".note").textContent = figure.spec.layout.meta.note;
     figure.node.on("plotly_relayout", (change) => follow(figure, change));
     if (linkable(figure) && zoom[linkable(figure)]) show(figure, zoom[linkable(figure)]);
@@ -275,7 +292,10 @@
         near.unobserve(entry.target);
         draw(figures.find((figure) => figure.node === entry.target));
       }), { rootMargin: "400px" });
-    figures.forEach((figure) => near.observe(figure.node));
+    figures.forEach((figure) => {
+      figure.node.style.minHeight = `${arrange(figure, figure.spec.data).height}px`; // nothing jumps
+      near.observe(figure.node);
+    });
     let width = innerWidth;
     addEventListener("resize", () => {
       if (innerWidth !== width) requestAnimationFrame(redraw);

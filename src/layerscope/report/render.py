@@ -74,10 +74,7 @@ def table_view(table: Table) -> dict[str, Any]:
     columns, cells = table.resolved(), table.cells()
     rows = []
     numeric = [any(isinstance(row[i].value, float) for row in cells) for i in range(len(columns))]
-    longest = [
-        max((abs(row[i].value) for row in cells if isinstance(row[i].value, float)), default=0.0)
-        for i in range(len(columns))
-    ]
+    longest = [max(_length(row[i].value) for row in cells) for i in range(len(columns))]
     margins = [max(len(row[i].margin) for row in cells) for i in range(len(columns))]
     for name, row in zip(table.row_names(), cells, strict=True):
         views = [
@@ -91,10 +88,12 @@ def table_view(table: Table) -> dict[str, Any]:
     return {"columns": list(zip(columns, numeric, strict=True)), "rows": rows}
 
 
+def _length(value: object) -> float:
+    return abs(value) if isinstance(value, float) else 0.0
+
+
 def _width(value: object, reach: float, wanted: bool) -> float:
-    if not wanted or not isinstance(value, float) or reach == 0:
-        return 0.0
-    return round(100 * abs(value) / reach, 1)
+    return round(100 * _length(value) / reach, 1) if wanted and reach else 0.0
 
 
 def whisker(row: VerdictRow) -> dict[str, float | None]:
@@ -121,7 +120,7 @@ def measured(row: VerdictRow) -> tuple[str, str]:
     if row.interval is None or not all(map(math.isfinite, row.interval)):
         return _minus(f"{row.value:.3g}"), ""
     low, high = row.interval
-    decimals = max(0, -math.floor(math.log10(high - low))) if high > low else 3
+    decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 3
     value, start, end = (_minus(f"{v:.{decimals}f}") for v in (row.value, low, high))
     return value, f"[{start}, {end}]"
 

@@ -1,0 +1,32 @@
+# Every target sets up what it needs: a virtual environment in .venv with the tested versions.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench docs clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: .venv/.installed  ## train on digits, measure every layer, print the report's path
+	$(BIN)/layerscope quickstart
+
+test: .venv/.installed  ## all tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+lint: .venv/.installed  ## style, types, one-way dependencies
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/.installed  ## ratios within one run, on this machine
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
+
+docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv layerscope-quickstart

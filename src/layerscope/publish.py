@@ -1,0 +1,325 @@
+"""From runs and studies to pages, figures and files; everything shown was measured before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from layerscope.claims import Claim, Verdict
+from layerscope.diagnosis import findings, layer_summary
+from layerscope.environment import describe
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure, Lines
+from layerscope.figures.table import Column, Table
+from layerscope.probes import (
+    PROBES,
+    Convergence,
+    DistanceFromInitialisation,
+    PathAndProgress,
+    Probe,
+    WeightChange,
+    measure,
+)
+from layerscope.probes.driver import CHECKPOINTS
+from layerscope.report.page import Page, Section, VerdictRow, write
+from layerscope.store import Run
+from layerscope.study import Outcome, Study
+
+COLUMNS = (
+    Column("parameters", "parameters", format=",.0f", bar=False, note="Number of parameters."),
+    Column("change", format=".2%", note="Median over time of the relative weight change."),
+    Column("distance", format=".1%", note="L2 distance from initialisation over initial norm."),
+    Column("half_time", format=".3g", note="Less than half of the way remains from then on."),
+    Column("directness", format=".0%", note="Net progress over path walked."),
+)
+LIVE = ("weight_change", "distance_from_initialisation")
+SECTIONS = {
+    "weight_change": "How much each layer changes",
+    "distance_from_initialisation": "How far each layer has come",
+    "convergence": "When each layer arrives",
+    "path_and_progress": "Path walked and progress made",
+    "gradient_magnitude": "What reaches each layer",
+}
+
+
+def weight_probes(run: Run) -> tuple[Probe, ...]:
+    """The probes that need nothing but checkpoints."""
+    time = "epoch" if run.steps_per_epoch else "step"
+    return (
+        WeightChange(),
+        DistanceFromInitialisation(),
+        Convergence(time=time),
+        PathAndProgress(),
+    )
+
+
+def measured(run: Run) -> dict[str, xr.Dataset]:
+    """What is known of a run by probe name; weight probes are measured where they are missing.
+
+    Live measurements are preferred to those from checkpoints.
+    """
+    found: dict[str, xr.Dataset] = {}
+    for probe in weight_probes(run):
+        name = next(n for n, cls in PROBES.items() if cls is type(probe))
+        live = probe.key in run.result_keys and name in LIVE
+        found[name] = run.results(probe.key) if live else measure(probe, run)
+    for name in PROBES.keys() - found.keys():
+        for key in (name, name + CHECKPOINTS):
+            if key in run.result_keys and name not in found:
+                found[name] = run.results(key)
+    return found
+
+
+def stacked(runs: Sequence[Run]) -> dict[str, xr.Dataset]:
+    """Measurements of several runs of one architecture, over a dimension ``seed``.
+
+    Raises:
+        LayerscopeError: The runs have different layers.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.layers.names != first.layers.names:
+            raise LayerscopeError(
+                f"{run.path} and {first.path} have different layers.",
+                "Report them apart: one page shows runs of one architecture.",
+            )
+    parts = [measured(run) for run in runs]
+    if len(runs) == 1:
+        return parts[0]
+    index = xr.DataArray(_labels(runs), dims="seed", name="seed")
+    shared = [name for name in PROBES if all(name in part for part in parts)]
+    return {
+        name: xr.concat(
+            [part[name] for part in parts],
+            index,
+            join="outer",
+            coords="minimal",
+            compat="override",
+            combine_attrs="drop_conflicts",
+        )
+        for name in shared
+    }
+
+
+def _labels(runs: Sequence[Run]) -> list[Any]:
+    seeds = [run.manifest["seed"] for run in runs]
+    return seeds if None not in seeds and len(set(seeds)) == len(seeds) else list(range(len(runs)))
+
+
+def layer_table(measurements: Mapping[str, xr.Dataset]) -> Table:
+    """One row per layer: parameters, change, distance, convergence, directness."""
+    summary = layer_summary(measurements)
+    return Table(
+        summary,
+        key="layers",
+        title="Layers",
+        caption="One row per layer, shallowest first; ± is the 95 % interval over seeds.",
+        columns=COLUMNS,
+    )
+
+
+def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figure]]:
+    """The figures of every measurement, by probe name, each drawn by the probe itself."""
+    found: dict[str, list[Figure]] = {}
+    for name, dataset in measurements.items():
+        settings = json.loads(dataset.attrs.get("settings", "{}"))
+        found[name] = PROBES[name](**_tuples(settings)).figures(dataset)
+    return found
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    def made(value: Any) -> Any:
+        return tuple(made(v) for v in value) if isinstance(value, list) else value
+
+    return {name: made(value) for name, value in settings.items()}
+
+
+def _training_figures(runs: Sequence[Run]) -> list[Figure]:
+    """Loss and test error of the whole model."""
+    found: list[Figure] = []
+    for key, name, title in (
+        ("training", "loss", "Training loss"),
+        ("evaluation", "test_error", "Test error"),
+        ("evaluation", "test_loss", "Test loss"),
+    ):
+        parts = [run.results(key) for run in runs if key in run.result_keys]
+        parts = [part[name] for part in parts if name in part]
+        if len(parts) != len(runs):
+            continue
+        values = xr.concat(parts, xr.DataArray(_labels(runs), dims="seed", name="seed"))
+        x = "step"
+        if "epoch" in values.coords:
+            values, x = values.swap_dims(step="epoch"), "epoch"
+        caption = f"{title} of the whole model; mean and 95 % interval over seeds."
+        found.append(
+            Lines(values, key=name.replace("_", "-"), title=title, caption=caption, x=x, hue=None)
+        )
+    return found
+
+
+def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
+    """The report on one run, or on several seeds of it.
+
+    Args:
+        runs: Runs of one architecture.
+        title: Heading; made from the run where empty.
+        command: The command that makes the page again.
+
+    Raises:
+        LayerscopeError: The runs have different layers, or too few checkpoints.
+    """
+    measurements = stacked(runs)
+    figures = probe_figures(measurements)
+    summary = layer_summary(measurements)
+    lead, *rest = figures["distance_from_initialisation"]
+    figures["distance_from_initialisation"] = rest
+    sections = [
+        Section(heading, figures=tuple(figures[name]))
+        for name, heading in SECTIONS.items()
+        if figures.get(name)
+    ]
+    if training := _training_figures(runs):
+        sections.append(Section("The whole model", figures=tuple(training)))
+    return Page(
+        title=title or "How each layer learned",
+        subtitle=_subtitle(runs),
+        facts=_facts(runs),
+        findings=findings(summary, measurements),
+        table=layer_table(measurements),
+        lead=lead,
+        sections=tuple(sections),
+        provenance=_provenance(runs, command),
+        notices=tuple(f"{run.path.name}: {run.missing}." for run in runs if run.missing),
+    )
+
+
+def write_report(
+    runs: Run | Sequence[Run], path: str | Path, title: str = "", command: str = ""
+) -> Path:
+    """Write the interactive report on one run, or on several seeds of it.
+
+    Args:
+        runs: One run, or runs of one architecture.
+        path: Where the HTML file goes.
+        title: Heading; made from the run where empty.
+        command: The command that makes the page again, for the record.
+
+    Returns:
+        The path written.
+
+    Raises:
+        LayerscopeError: The runs have different layers, or too few checkpoints.
+    """
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    return write(run_page(chosen, title, command), path)
+
+
+def describe_config(config: Mapping[str, Any]) -> str:
+    """A configuration in a few words, e.g. ``FCN depth 3, width 256, activation relu``."""
+    values = [f"{k.replace('_', ' ')} {v}" for k, v in config.items() if k != "type" and v]
+    return f"{config['type']} {', '.join(values)}".strip()
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    config = runs[0].manifest["config"]
+    if config is None:
+        return f"{len(runs[0].layers)} layers, recorded around a training loop."
+    data = runs[0].manifest["notes"].get("data", describe_config(config["data"]))
+    return f"{describe_config(config['model'])}, trained on {data}."
+
+
+def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
+    run, manifest = runs[0], runs[0].manifest
+    notes = manifest["notes"]
+    facts = [("parameters", f"{sum(layer.n_parameters for layer in run.layers):,}")]
+    if run.steps:
+        facts.append(("steps", f"{run.steps[-1]:,}"))
+    for name in ("epochs", "n_train"):
+        if name in notes:
+            facts.append((name.replace("n_train", "training examples"), f"{notes[name]:,}"))
+    if config := manifest["config"]:
+        facts.append(("optimiser", describe_config(config["optimizer"])))
+    errors = [r.manifest["notes"].get("test_error") for r in runs]
+    if None not in errors:
+        facts.append(("test error", f"{sum(errors) / len(errors):.2%}"))
+    if len(runs) > 1:
+        facts.append(("seeds", str(len(runs))))
+    if notes.get("data_note"):
+        facts.append(("data", notes["data_note"]))
+    return tuple(facts)
+
+
+def _provenance(runs: Sequence[Run], command: str) -> dict[str, str]:
+    manifest = runs[0].manifest
+    found = {"recorded": manifest["created"]}
+    if command:
+        found["made by"] = command
+    found |= {k.replace("_", " "): v for k, v in manifest["environment"].items() if v}
+    found["runs"] = "\n".join(
+        f"{run.path.name}: {run.status}, seed {run.manifest['seed']}" for run in runs
+    )
+    if manifest["config"]:
+        found["configuration"] = json.dumps(manifest["config"], indent=1)
+    return found
+
+
+# Studies
+
+
+def study_page(
+    study: Study,
+    data: xr.DataTree,
+    verdicts: Sequence[tuple[Claim, Verdict]],
+    outcomes: Sequence[Outcome],
+    command: str = "",
+) -> Page:
+    """The report on a study: verdicts beside figures."""
+    figures = study.figures(data)
+    lead = next((figure for figure in figures if not isinstance(figure, Table)), None)
+    rest = tuple(figure for figure in figures if figure is not lead)
+    failed = [f"{o.path.name} has no measurements: {o.error}" for o in outcomes if o.error]
+    environment = {k.replace("_", " "): v for k, v in describe().items() if v}
+    configurations = {name: repr(config) for name, config in study.variants.items()}
+    return Page(
+        title=study.title,
+        subtitle=study.summary,
+        facts=(
+            ("recipe", study.name),
+            ("source", study.source),
+            ("scale", study.scale),
+            ("seeds", ", ".join(map(str, study.seeds))),
+            ("runs", str(len(outcomes))),
+        ),
+        lead=lead,
+        sections=(Section("Measurements", figures=rest),) if rest else (),
+        verdicts=tuple(verdict_row(claim, verdict) for claim, verdict in verdicts),
+        provenance={"made by": command} | environment | configurations,
+        notices=tuple(failed),
+    )
+
+
+def verdict_row(claim: Claim, verdict: Verdict) -> VerdictRow:
+    """A verdict as the page shows it."""
+    return VerdictRow(
+        id=claim.id,
+        text=claim.text,
+        source=claim.source,
+        outcome=verdict.outcome,
+        statistic=verdict.statistic,
+        value=verdict.value,
+        interval=verdict.interval,
+        n_seeds=verdict.n_seeds,
+        note=verdict.note,
+        threshold=verdict.threshold,
+    )
+
+
+def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write every figure as PNG and PDF."""
+    from layerscope.figures.matplotlib import save
+
+    return [path for figure in figures for path in save(figure, folder)]

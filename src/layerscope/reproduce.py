@@ -1,0 +1,107 @@
+"""Reproduce a study: execute its runs, measure, decide, draw, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from layerscope import study as studies
+from layerscope.claims import Claim, Verdict
+from layerscope.errors import LayerscopeError
+from layerscope.execution import Job, LocalExecutor
+from layerscope.files import check_writable
+from layerscope.probes import measure
+from layerscope.publish import save_figures, study_page
+from layerscope.report.page import write
+from layerscope.store import Run
+from layerscope.study import Study
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a study came to.
+
+    Attributes:
+        data: All measurements.
+        verdicts: Every claim with its verdict.
+        files: What was written: data, claims, figures folder, report.
+    """
+
+    data: xr.DataTree
+    verdicts: list[tuple[Claim, Verdict]]
+    files: tuple[Path, ...]
+
+
+def reproduce(
+    study: Study,
+    out: str | Path,
+    *,
+    processes: int | None = None,
+    threads: int | None = None,
+    data_root: str | None = None,
+    accelerator: str = "auto",
+    command: str = "",
+    advance: Callable[[int, int], None] | None = None,
+) -> Reproduction:
+    """Execute a study and write its results to ``<out>/<paper>.<figure>/<scale>/``.
+
+    Runs live under ``<out>/runs/<hash>``: complete ones are reused, interrupted ones resume, and
+    one that diverged is reported and leaves the others untouched.
+
+    Args:
+        study: What to do.
+        out: Folder for everything.
+        processes: Runs at once; one per core by default.
+        threads: Threads of each process.
+        data_root: Folder of local data sets.
+        accelerator: Where to train.
+        command: The command that does this again, for the report.
+        advance: Called with (steps done, steps in all) over all runs together.
+
+    Raises:
+        LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
+    """
+    out = Path(out)
+    folder = out / study.name / study.scale
+    check_writable(folder)
+    planned = study.runs()
+    jobs = [
+        Job(config, out / "runs" / config.hash, study.probes, data_root, accelerator)
+        for _, _, config in planned
+    ]
+    outcomes = LocalExecutor(processes, threads).map(jobs, _overall(len(jobs), advance))
+    measured = {}
+    for (variant, seed, _), outcome in zip(planned, outcomes, strict=True):
+        if not outcome.error:
+            run = Run.open(outcome.path)
+            measured[variant, seed] = {probe.key: measure(probe, run) for probe in study.probes}
+    if not measured:
+        raise LayerscopeError(
+            f"no run of {study.name} could be measured: {outcomes[0].error}",
+            "Change the settings named above and run again.",
+        )
+    data = studies.collect(study, measured)
+    verdicts = studies.decide(study, data)
+    files = studies.write(data, verdicts, folder)
+    page = study_page(study, data, verdicts, outcomes, command)
+    save_figures(page.figures(), folder / "figures")
+    report = write(page, folder / "report.html")
+    return Reproduction(data, verdicts, (*files, folder / "figures", report))
+
+
+def _overall(
+    n_jobs: int, advance: Callable[[int, int], None] | None
+) -> Callable[[int, int, int], None] | None:
+    """Progress over all jobs from that of each, which are taken to be equally long."""
+    if advance is None:
+        return None
+    shares = [0.0] * n_jobs
+
+    def report(job: int, done: int, total: int) -> None:
+        shares[job] = done / total
+        advance(round(1000 * sum(shares) / n_jobs), 1000)
+
+    return report

@@ -1,0 +1,57 @@
+"""State dicts: in memory, safetensors files, and files of ``torch.save`` read without pickle code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.checkpoints import Tensors
+from layerscope.errors import LayerscopeError
+
+StateDict = Mapping[str, Tensor]
+
+
+def read_state_dict(source: StateDict | str | Path) -> dict[str, Tensor]:
+    """The tensors of one checkpoint by name.
+
+    Args:
+        source: A state dict, a ``.safetensors`` file, or a file that ``torch.save`` made of a
+            state dict; the last is read with ``weights_only=True``, which executes no code.
+
+    Raises:
+        LayerscopeError: The file is missing, damaged, or holds something else.
+    """
+    if isinstance(source, Mapping):
+        return _only_tensors(source, "the state dict")
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        return dict(Tensors(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise LayerscopeError(f"there is no checkpoint file {path}.", "Check the path.") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise LayerscopeError(
+            f"{path} is truncated or no file of plain tensors: {error}.",
+            "Save model.state_dict() with torch.save or safetensors.",
+        ) from error
+    return _only_tensors(loaded, str(path))
+
+
+def _only_tensors(found: Any, where: str) -> dict[str, Tensor]:
+    if not isinstance(found, Mapping):
+        raise LayerscopeError(
+            f"{where} holds a {type(found).__name__}, not a state dict.", "Pass model.state_dict()."
+        )
+    others = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise LayerscopeError(
+            f"{where} holds more than tensors: {', '.join(map(str, others[:5]))}.",
+            'Load it yourself and pass the state dict inside, e.g. loaded["model"].',
+        )
+    return dict(found)

@@ -1,0 +1,170 @@
+"""Small models as data: one per way in which a model can be awkward, with batches and a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from layerscope.layers import LayerMap
+from layerscope.models.fcn import fcn, residual_fcn
+from layerscope.task import Task
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its batches and the names of its layers at ``unit="module"``."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    batch: Callable[[int], Any]
+    task: Task
+    layers: tuple[str, ...]
+
+    def model(self, seed: int = 0) -> nn.Module:
+        """The model, initialised from ``seed``."""
+        torch.manual_seed(seed)
+        return self.build()
+
+    def map(self, model: nn.Module, **options: Any) -> LayerMap:
+        """Its layers, found with batch 0."""
+        return LayerMap.from_model(model, self.batch(0), forward=self.task.forward, **options)
+
+
+def classes(*shape: int, n: int = 8, n_classes: int = 3) -> Callable[[int], Any]:
+    """Batches of normal inputs with labels, by seed."""
+
+    def draw(seed: int) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(n, *shape, generator=generator)
+        return inputs, torch.randint(n_classes, (n,), generator=generator)
+
+    return draw
+
+
+def tokens(seed: int) -> Any:
+    """A batch of token ids as language models take it."""
+    ids = torch.randint(11, (4, 6), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids}
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)  # registered first, runs last
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.embed = nn.Linear(5, 8)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+class Tied(nn.Module):
+    """A language model whose output weights are its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(8, 11, bias=False)
+        self.hidden = nn.Linear(8, 8)
+        self.embedding = nn.Embedding(11, 8)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, input_ids):
+        hidden = torch.tanh(self.hidden(self.embedding(input_ids)))
+        return SimpleNamespace(logits=self.output(hidden))
+
+
+class Unused(nn.Module):
+    """``spare`` never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.spare = nn.Linear(7, 7)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(F.relu(self.first(x)))
+
+
+class Functional(nn.Module):
+    """Uses the weights of its parts without running them, and works in place between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        self.b = nn.Linear(6, 3)
+
+    def forward(self, x):
+        hidden = F.linear(x, self.a.weight, self.a.bias)
+        hidden += 1
+        return F.linear(F.relu_(hidden), self.b.weight, self.b.bias)
+
+
+class ClassToken(nn.Module):
+    """Parameters and a buffer at the root, as vision transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.embed = nn.Linear(5, 6)
+        self.token = nn.Parameter(torch.zeros(1, 1, 6))
+        self.register_buffer("mask", torch.tensor([True, True, False]))
+
+    def forward(self, x):
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1)
+        return self.head(torch.tanh(tokens).mean(1))
+
+
+CLASSIFY = Task.classification()
+FCN = Case(
+    "fcn",
+    lambda: fcn((4,), 3, depth=2, width=8),
+    classes(4),
+    CLASSIFY,
+    ("layer1", "layer2", "output"),
+)
+CNN = Case("cnn", cnn, classes(1, 8, 8), CLASSIFY, ("0", "1", "4", "5", "9"))
+RESIDUAL = Case(
+    "residual",
+    lambda: residual_fcn((4,), 3, blocks=2, width=6),
+    classes(4),
+    CLASSIFY,
+    ("input", "blocks.0.linear1", "blocks.0.linear2", "blocks.1.linear1", "blocks.1.linear2", "output"),  # fmt: skip
+)
+_PARTS = ("self_attn", "self_attn.out_proj", "norm1", "linear1", "linear2", "norm2")
+TRANSFORMER = Case(
+    "transformer",
+    Transformer,
+    classes(6, 5),
+    CLASSIFY,
+    ("embed", *(f"encoder.layers.{i}.{part}" for i in (0, 1) for part in _PARTS), "head"),
+)
+TIED = Case("tied", Tied, tokens, Task.language_model(), ("embedding", "hidden"))
+UNUSED = Case("unused", Unused, classes(4), CLASSIFY, ("first", "spare", "last"))
+FUNCTIONAL = Case("functional", Functional, classes(4), CLASSIFY, ("a", "b"))
+CLASS_TOKEN = Case(
+    "class token", ClassToken, classes(7, 5), CLASSIFY, ("ClassToken", "embed", "head")
+)
+CASES = (FCN, CNN, RESIDUAL, TRANSFORMER, TIED, UNUSED, FUNCTIONAL, CLASS_TOKEN)

@@ -1,0 +1,117 @@
+"""Every renderer draws every kind of figure, whatever the data; no picture is compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import plotly.graph_objects
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure as Canvas
+
+from layerscope.errors import LayerscopeError
+from layerscope.figures import plotly as page
+from layerscope.figures.figure import Bars, Heatmap, Lines, Table
+from layerscope.figures.matplotlib import draw, save
+
+
+def test_matplotlib_writes_picture_and_document(figure, tmp_path):
+    before = dict(matplotlib.rcParams)
+    paths = save(figure, tmp_path / "new")
+    assert [p.name for p in paths] == ["k.png", "k.pdf"]
+    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    assert b"/Type3" not in paths[1].read_bytes()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_matplotlib_draws_on_axes_of_ones_own(figure):
+    canvas = Canvas()
+    ax = canvas.subplots()
+    if getattr(figure, "panel", None) is None:
+        assert draw(figure, ax=ax) is canvas
+    else:
+        with pytest.raises(LayerscopeError, match="panels"):
+            draw(figure, ax=ax)
+
+
+def test_plotly_specification_is_valid_json(figure):
+    if isinstance(figure, Table):
+        return
+    spec = page.spec(figure)
+    again = json.loads(json.dumps(spec, allow_nan=False))
+    assert again == spec
+    plotly.graph_objects.Figure(again)  # raises on a property that plotly.js does not know
+    for trace in spec["data"]:
+        assert {"role", "panel", "layer"} <= trace["meta"].keys()
+
+
+def test_both_renderers_draw_the_lines_there_are(figure):
+    if not isinstance(figure, Lines):
+        return
+    drawn = [t for t in page.spec(figure)["data"] if t["meta"]["role"] == "line"]
+    for series, trace in zip(figure.series(), drawn, strict=True):
+        shown = [np.nan if v is None else v for v in trace["y"]]
+        np.testing.assert_allclose(shown, series.y, rtol=1e-4)
+        assert trace["meta"]["layer"] == series.layer
+
+
+def test_long_lines_are_reduced_on_the_page_and_it_says_so(make_curves):
+    data = make_curves(layers=1, seeds=1, steps=20_000)
+    data[0, 12_345, 0] = 1e4
+    spec = page.spec(Lines(data, "k", "t"))
+    y = next(t["y"] for t in spec["data"] if t["meta"]["role"] == "line")
+    assert len(y) <= 2000
+    assert max(y) == 1e4
+    assert "20,000" in spec["layout"]["meta"]["note"]
+
+
+def test_a_page_can_give_layers_their_colours(make_curves):
+    figure = Lines(make_curves(), "k", "t")
+    spec = page.spec(figure, {"layer1": "#123456", "elsewhere": "#654321"})
+    colours = {t["meta"]["layer"]: t["line"]["color"] for t in spec["data"] if "name" in t}
+    assert colours["layer1"] == "#123456"
+    assert colours["layer0"] != "#123456"
+
+
+def test_rows_and_points_name_their_layers(make_curves):
+    data = make_curves()
+    heat = page.spec(Heatmap(data, "k", "t"))["data"][0]
+    assert heat["meta"]["rows"] == ["layer0", "layer1", "layer2"]
+    bars = page.spec(Bars(data.isel(step=0, drop=True), "k", "t"))["data"][0]
+    assert bars["meta"]["points"] == ["layer0", "layer1", "layer2"]
+
+
+def test_names_are_escaped():
+    data = xr.DataArray(np.ones((1, 2)), dims=("layer", "step"), coords={"layer": ["<b>&"]})
+    text = json.dumps(page.spec(Lines(data, "k", "t"))["data"][0]["hovertemplate"])
+    assert "&lt;b&gt;&amp;" in text
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_whole(make_curves, tmp_path, monkeypatch):
+    figure = Lines(make_curves(), "k", "t")
+    png, pdf = save(figure, tmp_path)
+    before = png.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Canvas, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(figure, tmp_path)
+    assert png.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [pdf, png]
+
+
+def test_describing_a_figure_needs_no_drawing_library():
+    code = (
+        "import sys, layerscope.figures.figure;"
+        "print([m for m in ('torch', 'matplotlib', 'plotly') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

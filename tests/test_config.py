@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from layerscope.config import (
+    FCN,
+    SGD,
+    Adam,
+    CustomModel,
+    Digits,
+    Images,
+    ResidualFCN,
+    RunConfig,
+    Sine,
+    from_dict,
+    to_dict,
+)
+from layerscope.errors import LayerscopeError
+
+EXAMPLE = RunConfig(
+    model=FCN(depth=3, width=32, activation="sigmoid"),
+    data=Sine(),
+    optimizer=SGD(learning_rate=0.01, momentum=0.9),
+    milestones=(10, 20),
+    epochs=30,
+    seed=7,
+)
+CONFIGS = (
+    RunConfig(),
+    EXAMPLE,
+    RunConfig(model=ResidualFCN(), optimizer=Adam(), data=Images(limit=10)),
+    RunConfig(model=CustomModel("a:b", '{"sizes": [1, 2], "type": "wide"}')),
+)
+OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}  # fmt: skip
+PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), SGD(), Adam())
+FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(part)]
+SIMPLE = [f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")]  # fmt: skip
+
+
+def place(part):
+    """A run with ``part`` in its place."""
+    for name, kinds in {"model": (FCN, ResidualFCN, CustomModel), "optimizer": (SGD, Adam)}.items():
+        if isinstance(part, kinds):
+            return RunConfig(**{name: part})
+    return RunConfig(data=part)
+
+
+def test_the_hash_is_the_same_on_every_machine_and_in_every_version():
+    assert EXAMPLE.hash == "52e2e2627580"
+
+
+@pytest.mark.parametrize(("part", "name"), FIELDS, ids=lambda v: getattr(type(v), "__name__", v))
+def test_the_hash_differs_with_every_setting_of_a_part(part, name):
+    other = dataclasses.replace(part, **{name: OTHER[type(getattr(part, name))]})
+    assert place(other).hash != place(part).hash
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_the_hash_differs_with_every_setting_of_a_run(name):
+    other = dataclasses.replace(EXAMPLE, **{name: OTHER[type(getattr(EXAMPLE, name))]})
+    assert other.hash != EXAMPLE.hash
+
+
+def test_equal_configurations_have_one_hash():
+    assert RunConfig(optimizer=SGD(learning_rate=1)).hash == RunConfig(optimizer=SGD(1.0)).hash
+    assert RunConfig(milestones=[3]).hash == RunConfig(milestones=(3,)).hash
+
+
+def test_parts_with_equal_fields_differ_by_their_type():
+    assert len({place(part).hash for part in (SGD(), Adam())}) == 2
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config.model).__name__)
+def test_round_trip_through_json(config):
+    again = from_dict(json.loads(json.dumps(to_dict(config))))
+    assert again == config
+    assert again.hash == config.hash
+
+
+def test_an_unknown_field_suggests_the_nearest():
+    values = to_dict(RunConfig()) | {"optimiser": {}}
+    with pytest.raises(LayerscopeError, match=r"field of RunConfig 'optimiser'.\n.*'optimizer'"):
+        from_dict(values)
+
+
+def test_an_unknown_type_suggests_the_nearest():
+    with pytest.raises(LayerscopeError, match="Did you mean 'ResidualFCN'"):
+        from_dict({"type": "ResidualFNC"})
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "probe_batch"])
+def test_sizes_must_be_positive(name):
+    with pytest.raises(LayerscopeError, match=f"{name} is 0"):
+        RunConfig(**{name: 0})
+
+
+def test_nothing_can_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EXAMPLE.seed = 1
