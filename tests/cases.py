@@ -151,7 +151,14 @@ RESIDUAL = Case(
     lambda: residual_fcn((4,), 3, blocks=2, width=6),
     classes(4),
     CLASSIFY,
-    ("input", "blocks.0.linear1", "blocks.0.linear2", "blocks.1.linear1", "blocks.1.linear2", "output"),  # fmt: skip
+    (
+        "input",
+        "blocks.0.linear1",
+        "blocks.0.linear2",
+        "blocks.1.linear1",
+        "blocks.1.linear2",
+        "output",
+    ),  # fmt: skip
 )
 _PARTS = ("self_attn", "self_attn.out_proj", "norm1", "linear1", "linear2", "norm2")
 TRANSFORMER = Case(

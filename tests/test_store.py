@@ -63,7 +63,9 @@ def test_an_unknown_step_lists_the_steps_there_are(tmp_path):
     run = create(tmp_path / "a")
     for step in range(20):
         run.write_checkpoint(step, {"w": torch.ones(1)})
-    with pytest.raises(LayerscopeError, match=r"step 99.\n.*steps 0, 1, 2, 3, 4, 5, ..., 17, 18, 19"):
+    with pytest.raises(
+        LayerscopeError, match=r"step 99.\n.*steps 0, 1, 2, 3, 4, 5, ..., 17, 18, 19"
+    ):
         run.checkpoint(99)
     run.finish("complete")
 

@@ -74,7 +74,7 @@ def random_state() -> tuple[Any, ...]:
 def train(
     case: Case, steps: int = 6, way: Way = WAYS["plain"], *, model: nn.Module | None = None, **recorder: Any
 ) -> Outcome:  # fmt: skip
-    """Train with momentum; ``recorder`` holds the recorder's arguments, none of them: no recorder."""
+    """Train with momentum; ``recorder`` holds a recorder's arguments, or nothing for none."""
     random.seed(1)
     np.random.seed(1)
     model = case.model() if model is None else model

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.isolation import isolated
+from layerscope.isolation import isolated, unique_state
 from layerscope.task import Program, Task
 
 
@@ -85,9 +85,9 @@ def capture(
 
 def _state(model: nn.Module, weights: Mapping[str, Tensor], gradients: bool) -> dict[str, Tensor]:
     """Copies of parameters and buffers under the names that `Program` gives them."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, _ in model.named_parameters()}
     state = {}
-    for name, own in model.state_dict().items():
+    for name, own in unique_state(model).items():
         copy = weights.get(name, own).detach().clone()
         state[f"model.{name}"] = copy.requires_grad_(gradients and name in parameters)
     return state

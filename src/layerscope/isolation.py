@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -99,3 +99,14 @@ def isolated(model: nn.Module, training: bool = False, seed: int = 0) -> Iterato
         random.seed(seed)
         np.random.seed(seed)
         yield
+
+
+def unique_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a model, every tied tensor once, under its first name."""
+    seen: set[int] = set()
+    state = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            state[name] = value.detach()
+    return state

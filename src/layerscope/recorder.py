@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,39 @@ class _Watch:
     schedule: Schedule
     layers: LayerMap
     rows: list[Row] = field(default_factory=list)
+
+
+class _Live(Mapping[str, Tensor]):
+    """The model's tensors at one moment, by name.
+
+    Parameters are found one by one, which costs a fraction of a ``state_dict``; whatever else is
+    asked for comes from that. Nothing is remembered from one moment to the next, since modules
+    and parameters may be exchanged in between.
+    """
+
+    def __init__(self, model: nn.Module, aliases: Mapping[str, str]) -> None:
+        self._model = model
+        self._aliases = aliases
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """All parameters and buffers, tied ones once: what a checkpoint holds."""
+        state = self._model.state_dict().items()
+        return {k: v for k, v in state if k not in self._aliases and isinstance(v, Tensor)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        *path, leaf = name.split(".")
+        module: nn.Module | None = self._model
+        for part in path:
+            module = module._modules.get(part) if module is not None else None
+        parameter = module._parameters.get(leaf) if module is not None else None
+        return self.state[name] if parameter is None else parameter.detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
 
 
 @dataclass
@@ -218,10 +252,11 @@ class Recorder:
             self.flush()
 
     def _add_loss(self, loss: Tensor | float) -> None:
-        value = loss.detach().float() if isinstance(loss, Tensor) else float(loss)
-        if not (isinstance(value, Tensor) and value.is_cuda) and not is_finite(value):
+        if isinstance(loss, Tensor):
+            loss = loss.detach().float() if loss.is_cuda else loss.item()
+        if not isinstance(loss, Tensor) and not math.isfinite(loss):
             raise self._diverged()
-        self._loss_sum = self._loss_sum + value
+        self._loss_sum = self._loss_sum + loss
         self._loss_count += 1
 
     def log(self, **values: float) -> None:
@@ -248,7 +283,7 @@ class Recorder:
             self._close_loss(step)
         if not due and not keep:
             return
-        now = self._weights()
+        now = _Live(self.model, self.layers.aliases)
         for watch in due:
             self._measure(watch, now)
         for schedule, previous in self._previous.items():
@@ -256,11 +291,6 @@ class Recorder:
                 previous.keep(now)
         if keep:
             self._keep(now)
-
-    def _weights(self) -> dict[str, Tensor]:
-        state = self.model.state_dict()
-        aliases = self.layers.aliases
-        return {k: v for k, v in state.items() if k not in aliases and isinstance(v, Tensor)}
 
     def _measure(self, watch: _Watch, now: Mapping[str, Tensor]) -> None:
         previous = None
@@ -284,9 +314,9 @@ class Recorder:
                 self._initial = {name: stored[name].to(now[name].device) for name in names}
         return self._initial
 
-    def _keep(self, now: Mapping[str, Tensor]) -> None:
+    def _keep(self, now: _Live) -> None:
         assert self.run is not None
-        self.run.write_checkpoint(self.current_step, now)
+        self.run.write_checkpoint(self.current_step, now.state)
         self._last_checkpoint = self.current_step
 
     def _close_loss(self, step: int) -> None:
@@ -350,7 +380,7 @@ class Recorder:
             if self._loss_count:
                 self._close_loss(self.current_step)
             if self._last_checkpoint != self.current_step:
-                self._keep(self._weights())
+                self._keep(_Live(self.model, self.layers.aliases))
             self.flush()
         except BaseException as late:
             self._fail(late)

@@ -24,7 +24,7 @@ from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, mixed_seed
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import isolated
+from layerscope.isolation import isolated, unique_state
 from layerscope.layers import LayerMap
 from layerscope.models import build
 from layerscope.probes.base import Probe
@@ -269,7 +269,7 @@ def _save_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder
 ) -> None:
     """Everything that the rest of the training depends on, in one file."""
-    tensors = {f"model/{name}": value for name, value in _unique_state(model).items()}
+    tensors = {f"model/{name}": value for name, value in unique_state(model).items()}
     found = optimizer.state_dict()
     numbers: dict[str, Any] = {}
     for index, values in found["state"].items():
@@ -290,22 +290,11 @@ def _save_state(
     write_tensors(path / "resume.safetensors", tensors, {"state": json.dumps(meta)})
 
 
-def _unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model with every tied tensor once."""
-    seen: set[int] = set()
-    state = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor) and id(value) not in seen:
-            seen.add(id(value))
-            state[name] = value.detach()
-    return state
-
-
 def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put model and optimiser back where `_save_state` found them; returns the rest."""
     file = Tensors(path / "resume.safetensors")
     meta = json.loads(file.metadata["state"])
-    own = _unique_state(model)
+    own = unique_state(model)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(file[f"model/{name}"])

@@ -30,9 +30,7 @@ def norms(tensors, owner, n_layers, p):
 
 
 def distances(before, after, owner, n_layers, p):
-    pairs = zip(
-        layers_of(before, owner, n_layers), layers_of(after, owner, n_layers), strict=True
-    )
+    pairs = zip(layers_of(before, owner, n_layers), layers_of(after, owner, n_layers), strict=True)
     return np.array([norm(b - a, p) for b, a in pairs])
 
 
@@ -56,9 +54,7 @@ def one_change(before, after, p, reduction):
 
 
 def relative_change(before, after, owner, n_layers, p, reduction):
-    pairs = zip(
-        layers_of(before, owner, n_layers), layers_of(after, owner, n_layers), strict=True
-    )
+    pairs = zip(layers_of(before, owner, n_layers), layers_of(after, owner, n_layers), strict=True)
     return np.array([one_change(b, a, p, reduction) for b, a in pairs])
 
 

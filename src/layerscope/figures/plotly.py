@@ -171,7 +171,9 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
     for i, grid in enumerate(grids):
         rows = [escape(axes.short(v)) for v in grid.y]
         layers = rows if figure.y == LAYER else None
+        layout[parts.axis("xaxis", i)]["showgrid"] = False
         layout[parts.axis("yaxis", i)] |= parts.ROW_AXIS
+        layout[parts.axis("yaxis", i)] |= {"range": [len(rows) - 0.5, -0.5], "autorange": False}
         traces.append(
             {
                 "type": "heatmap",

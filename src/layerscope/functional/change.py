@@ -49,7 +49,7 @@ def relative_change(
       since 1/|w| has no mean where the density of w is positive at zero: it grows with the number
       of entries at equal relative change and is infinite where a zero moves. Compare layers of
       different size with ``ratio``, and summarise over time or seeds by the median.
-    * ``median``: the (lower) median over entries of the same quotient, which is stable in layer size.
+    * ``median``: the (lower) median over entries of the same quotient, stable in layer size.
 
     Unitless. Scaling both arguments by one factor changes nothing; no movement gives 0, also for
     a layer of zeros; a layer of zeros that moves gives infinity.

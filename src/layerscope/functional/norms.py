@@ -30,12 +30,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _power_sum(tensor: Tensor, p: float) -> Tensor:
-    """Sum of ``|x|^p`` over one CPU tensor; ``sum`` is pairwise, ``vector_norm`` and ``dot`` not."""
-    flat = at_least_float32(tensor).flatten()
-    if p == 1:
-        return flat.abs().sum()
-    return flat.abs().pow_(p).sum()
+def _power_sum(magnitudes: Tensor, p: float) -> Tensor:
+    """Sum of ``x^p``, or the largest ``x``, over one CPU tensor, which is overwritten.
+
+    ``sum`` is pairwise, ``vector_norm`` and ``dot`` are not; ``amax`` is vectorised, unlike
+    ``vector_norm`` of infinite order.
+    """
+    if math.isinf(p):
+        return magnitudes.amax()
+    return (magnitudes if p == 1 else magnitudes.pow_(p)).sum()
 
 
 def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors"]:
@@ -48,12 +51,34 @@ def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors
     Returns:
         One float64 number per tensor, on the tensors' device.
     """
-    if math.isinf(p) or tensors[0].device.type != "cpu":
-        norms = torch.stack(
-            torch._foreach_norm([at_least_float32(t) for t in tensors], p)
-        ).double()
-        return norms if math.isinf(p) else norms.pow(p)
-    return torch.stack([_power_sum(tensor, p) for tensor in tensors]).double()
+    if tensors[0].device.type == "cpu":
+        sums = [_power_sum(at_least_float32(tensor).abs(), p) for tensor in tensors]
+        return torch.stack(sums).double()
+    norms = torch.stack(torch._foreach_norm([at_least_float32(t) for t in tensors], p)).double()
+    return norms if math.isinf(p) else norms.pow(p)
+
+
+def _distance_power_sums(
+    before: Sequence[Tensor], after: Sequence[Tensor], p: float
+) -> Float64[Tensor, " tensors"]:
+    """`power_sums` of ``after - before``."""
+    wide = [[at_least_float32(tensor) for tensor in side] for side in (after, before)]
+    if before[0].device.type != "cpu":
+        return power_sums(torch._foreach_sub(*wide), p)
+    # One tensor at a time: its difference is summed while it is still in the cache.
+    sums = [_power_sum(torch.sub(a, b).abs_(), p) for a, b in zip(*wide, strict=True)]
+    return torch.stack(sums).double()
+
+
+def _per_layer(
+    sums: Float64[Tensor, " tensors"], owner: Int64[Tensor, " tensors"], n_layers: int, p: float
+) -> Float64[Tensor, " layers"]:
+    """One norm per layer from the power sums of its tensors."""
+    if math.isinf(p):
+        layers = torch.arange(n_layers, device=sums.device)
+        return torch.where(owner == layers[:, None], sums, 0.0).amax(1)
+    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
+    return total.index_add_(0, owner, sums).pow_(1.0 / p)
 
 
 def layer_norms(
@@ -70,18 +95,7 @@ def layer_norms(
     Returns:
         One float64 norm per layer.
     """
-    sums = power_sums(tensors, p)
-    if math.isinf(p):
-        layers = torch.arange(n_layers, device=sums.device)
-        return torch.where(owner == layers[:, None], sums, 0.0).amax(1)
-    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
-    return total.index_add_(0, owner, sums).pow_(1.0 / p)
-
-
-def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
-    """``after - before`` for every tensor, in at least float32."""
-    wide = [[at_least_float32(tensor) for tensor in side] for side in (after, before)]
-    return list(torch._foreach_sub(*wide))
+    return _per_layer(power_sums(tensors, p), owner, n_layers, p)
 
 
 def layer_distances(
@@ -92,4 +106,4 @@ def layer_distances(
     p: float = 2.0,
 ) -> Float64[Tensor, " layers"]:
     """``||after_l - before_l||_p`` for every layer; arguments as in `layer_norms`."""
-    return layer_norms(differences(before, after), owner, n_layers, p)
+    return _per_layer(_distance_power_sums(before, after, p), owner, n_layers, p)

@@ -49,10 +49,12 @@ def _distances(context: Trajectory, layers: LayerMap) -> Tensor:
         layer_distances(final, now, layers.owner, len(layers)) for now in _weights(context, layers)
     ]
     distance = torch.stack(rows)
-    if bad := (~distance.isfinite()).nonzero().tolist():
-        step, layer = context.steps[bad[0][0]], layers.names[bad[0][1]]
+    bad = ~distance.isfinite()
+    if bool(bad.any()):
+        row, layer = (bad if not bad[-1].any() else bad[-1:]).nonzero()[0].tolist()
+        step = context.steps[row if not bad[-1].any() else -1]
         raise DivergedError(
-            f"the weights of layer {layer!r} are not finite at step {step} or at the last one.",
+            f"the weights of layer {layers.names[layer]!r} are not finite at step {step}.",
             "The model has diverged: measure the steps before, e.g. measure(..., steps=[...]).",
         )
     return distance
@@ -125,7 +127,9 @@ class Convergence(TrajectoryProbe):
         )
         if self.intervals:
             try:
-                rates = [convergence_rate(distance, times, a, b) for a, b in self.intervals]
+                rates = [
+                    convergence_rate(distance, times, float(a), float(b)) for a, b in self.intervals
+                ]
             except ValueError as error:
                 raise LayerscopeError(
                     f"Convergence of {context.run.path}: {error}.",

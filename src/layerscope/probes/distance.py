@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from layerscope.figures.figure import Figure, Lines
-from layerscope.functional.norms import differences, layer_norms
+from layerscope.functional.norms import layer_distances, layer_norms
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
@@ -52,13 +52,12 @@ class DistanceFromInitialisation(MomentProbe):
         assert moment.initial is not None
         initial, now = layers.values(moment.initial), layers.values(moment.weights)
         owner, n = layers.owner.to(now[0].device), len(layers)
-        moved = differences(initial, now)
-        distance = layer_norms(moved, owner, n, 2.0)
+        distance = layer_distances(initial, now, owner, n, 2.0)
         size = torch.tensor([layer.n_parameters for layer in layers], device=distance.device)
         start = layer_norms(initial, owner, n, 2.0)
         return {
             "rms_distance": distance / size.double().sqrt(),
-            "max_distance": layer_norms(moved, owner, n, math.inf),
+            "max_distance": layer_distances(initial, now, owner, n, math.inf),
             "relative_distance": torch.where(distance == 0, 0.0, distance / start),
         }
 

@@ -117,7 +117,8 @@ def measure(
 ) -> xr.Dataset:
     """Measure a run from its checkpoints and keep the result in the run.
 
-    The same measurement (probe, settings, checkpoints, batch, task, version) is read back instead of repeated.
+    The same measurement (probe, settings, checkpoints, batch, task, version) is read back instead
+    of repeated.
 
     Args:
         probe: What to measure.
@@ -176,7 +177,9 @@ def _chosen(run: Run, steps: Iterable[int] | None) -> list[int]:
     return chosen
 
 
-def _stored(run: Run, key: str, attributes: Mapping[str, str], steps: list[int]) -> xr.Dataset | None:
+def _stored(
+    run: Run, key: str, attributes: Mapping[str, str], steps: list[int]
+) -> xr.Dataset | None:
     if key not in run.result_keys:
         return None
     dataset = run.results(key)

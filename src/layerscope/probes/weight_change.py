@@ -86,7 +86,7 @@ class WeightChange(MomentProbe):
             before, after = subsample(before, owner, indices), subsample(after, owner, indices)
             owner = torch.arange(len(layers), device=owner.device)
         n = len(layers)
-        found = {"change": relative_change(before, after, owner, n, self.p, self.reduction)}
+        found = {"change": relative_change(before, after, owner, n, float(self.p), self.reduction)}
         if self.reduction != "ratio":
             found["zeros"] = zero_counts(before, owner, n)
         return found

@@ -154,6 +154,7 @@
       const at = visible.indexOf(panel);
       if (at < 0) return Object.assign(x, { visible: false }) && Object.assign(y, { visible: false });
       if (y.type === "category") y.tickfont = { size: many(data) ? 9.5 : 12 };
+      if (kind === "heatmap") y.range = [lines(data) - 0.5, -0.5];
       if (panels.length === 1) return undefined;
       const [row, column] = [Math.floor(at / columns), at % columns];
       x.domain = cell(column, columns, 20 / Math.max(width, 100));

@@ -1,4 +1,4 @@
-"""State dicts: in memory, safetensors files, and files of ``torch.save`` read without pickle code."""
+"""State dicts: in memory, safetensors files, and ``torch.save`` files read without running code."""
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+from tests.reference import change as reference
+
+from layerscope.probes import DistanceFromInitialisation, measure
+
+PROBE = DistanceFromInitialisation()
+
+
+def test_values_are_those_of_the_plain_loop(run, weights):
+    found = measure(PROBE, run)
+    assert found["step"].values.tolist() == [0, 2, 4, 6]
+    for row, now in enumerate(weights):
+        expected = reference.distance_from_initialisation(weights[0], now, run.layers.owner, 5)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name].isel(step=row), values, rtol=1e-5)
+
+
+def test_nothing_has_moved_at_the_start(run):
+    found = measure(PROBE, run).sel(step=0)
+    assert all(not found[name].values.any() for name in PROBE.variables)
+
+
+def test_key_units_and_figures(run):
+    found = measure(PROBE, run)
+    assert (PROBE.key, PROBE.slug) == ("distance_from_initialisation", "distance-from-initialisation")  # fmt: skip
+    assert [found[n].attrs["units"] for n in PROBE.variables] == ["weight", "weight", "1"]
+    assert len({figure.key for figure in PROBE.figures(found)}) == 2

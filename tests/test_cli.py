@@ -1,0 +1,226 @@
+"""The command line as a user meets it: exit codes, messages, files."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import xarray as xr
+
+from layerscope.cli import main
+from layerscope.models.fcn import fcn
+from layerscope.store import Run
+
+SMALL = ["--model.width", "8", "--model.depth", "1", "--epochs", "2", "--accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run trained from the command line."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", *SMALL, "--out", str(path)]) == 0
+    return path
+
+
+def test_training_leaves_a_run_and_a_report(trained):
+    run = Run.open(trained)
+    assert run.status == "complete"
+    assert run.manifest["config"]["model"]["width"] == 8
+    assert (trained / "report.html").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("probe", ["weight_change", "gradient_magnitude", "convergence"])
+def test_measuring_prints_a_row_per_layer(trained, capsys, probe):
+    assert main(["measure", probe, str(trained)]) == 0
+    printed = capsys.readouterr().out
+    assert "layer1" in printed
+    assert "output" in printed
+
+
+def test_settings_of_a_probe_are_options(trained):
+    assert main(["measure", "weight_change", str(trained), "--p", "2"]) == 0
+    assert "weight_change,p=2.0@checkpoints" in Run.open(trained).result_keys
+
+
+def test_figures_and_reports_of_a_run(trained, tmp_path):
+    assert main(["figure", str(trained), "--out", str(tmp_path)]) == 0
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf"}
+    assert main(["report", str(trained), "--out", str(tmp_path / "page.html")]) == 0
+    assert "layer1" in (tmp_path / "page.html").read_text()
+
+
+def test_listing_names_everything(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("layer_convergence_bias.fig1a", "path_and_progress", "residual_fcn", "cifar10"):
+        assert name in printed
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    out = tmp_path_factory.mktemp("recipe")
+    words = ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seeds", "0", "1"]
+    assert main([*words, "--out", str(out), "--processes", "1", "--model.width", "8"]) == 0
+    return out
+
+
+def test_a_recipe_writes_data_claims_figures_and_report(reproduced):
+    folder = reproduced / "layer_convergence_bias.fig1a" / "smoke"
+    claims = json.loads((folder / "claims.json").read_text())
+    assert {row["id"] for row in claims} == {"order", "gradient", "reversal"}
+    assert all(row["n_seeds"] == 2 for row in claims)
+    assert all(row["verdict"] in ("holds", "fails", "inconclusive") for row in claims)
+    data = xr.open_datatree(folder / "study.nc", engine="h5netcdf")
+    assert data["narrow/gradient_magnitude"].sizes["seed"] == 2
+    data.close()
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"convergence.png", "convergence.pdf", "rates.png"} <= names
+    assert (folder / "report.html").stat().st_size < 6e6
+
+
+def test_overrides_reach_every_run(reproduced):
+    runs = [Run.open(path) for path in (reproduced / "runs").iterdir()]
+    assert len(runs) == 4
+    assert {run.manifest["config"]["model"]["width"] for run in runs} == {8}
+
+
+def test_complete_runs_are_reused(reproduced, capsys):
+    before = {p: p.stat().st_mtime_ns for p in (reproduced / "runs").glob("*/run.json")}
+    words = ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seeds", "0", "1"]
+    assert main([*words, "--out", str(reproduced), "--model.width", "8"]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (reproduced / "runs").glob("*/run.json")}
+
+
+def truncate(run):
+    path = sorted((run / "checkpoints").iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def newer(run):
+    manifest = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(manifest | {"format_version": 99}))
+
+
+@pytest.fixture
+def broken(trained, tmp_path):
+    """A copy of the trained run without results, to break."""
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "broken", ignore=shutil.ignore_patterns("results", ".lock"))
+    return tmp_path / "broken"
+
+
+DAMAGE = {"truncated": (truncate, "truncated"), "newer": (newer, "format version 99")}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_runs_are_said_to_be(broken, capsys, damage, message):
+    damage(broken)
+    assert main(["measure", "weight_change", str(broken)]) == 2
+    assert message in capsys.readouterr().err
+
+
+BAD = {
+    "command": (["trian"], "Did you mean 'train'"),
+    "recipe": (["run", "layer_convergence_bias.fig1b"], "Did you mean"),
+    "probe": (["measure", "weight_chang", "x"], "Did you mean 'weight_change'"),
+    "model": (["train", "--model", "fnc"], "Did you mean 'fcn'"),
+    "data set": (["train", "--data", "mnits"], "Did you mean 'mnist'"),
+    "optimizer": (["train", "--optimizer", "sdg"], "Did you mean 'sgd'"),
+    "no run": (["report", "nowhere"], "holds no run"),
+    "factory": (["train", "--model", "nowhere:model"], "cannot import the model factory"),
+    "live trajectory": (["train", "--probes", "convergence"], "needs the finished run"),
+    "seed of a recipe": (
+        ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seed", "3"],
+        "Use --seeds",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_message(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAYERSCOPE_DATA", raising=False)
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_missing_data_names_both_ways_out(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["train", "--data", "cifar100", "--data-root", str(tmp_path), "--out", str(tmp_path)]
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert "--data-root" in printed
+    assert "HF_HUB_OFFLINE" in printed
+
+
+def test_a_mistyped_option_suggests_the_right_one(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--model.widht", "8"])
+    assert stop.value.code == 2
+    assert "--model.width" in capsys.readouterr().err
+
+
+def test_a_setting_of_the_wrong_type_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--epochs", "many"])
+    assert stop.value.code == 2
+
+
+def test_an_unwritable_folder_is_said_before_training(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["train", *SMALL, "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_divergence_stops_training_and_keeps_the_rest(capsys, tmp_path):
+    words = ["train", *SMALL, "--optimizer.learning-rate", "1e30", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "not finite" in capsys.readouterr().err
+    run = Run.open(tmp_path / "run")
+    assert run.status == "diverged"
+    assert run.steps[0] == 0
+    assert "diverged at step" in run.missing
+
+
+def model():
+    """Factory for the test below."""
+    return fcn((4,), 2, depth=1, width=3)
+
+
+def test_a_run_recorded_elsewhere_needs_its_model_for_gradients(capsys, tmp_path):
+    states = {0: model().state_dict(), 1: model().state_dict()}
+    Run.from_checkpoints(tmp_path / "run", states, model())
+    assert main(["measure", "gradient_magnitude", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(r"needs .*model", printed)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys; from layerscope.cli import main; main(['--help']);"
+        "heavy = {'torch', 'xarray', 'scipy', 'matplotlib', 'plotly'} & set(sys.modules);"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "run", "measure", "quickstart", "report", "figure"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: layerscope" in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_mnist_from_the_data_root(data_root, tmp_path):
+    words = ["train", "--data", "mnist", "--data.limit", "2000", "--data-root", str(data_root)]
+    assert main([*words, *SMALL, "--out", str(tmp_path / "run")]) == 0
+    assert Run.open(tmp_path / "run").manifest["notes"]["test_error"] < 0.6
+    assert torch.isfinite(Run.open(tmp_path / "run").checkpoint(32)["output.bias"]).all()

@@ -1,0 +1,35 @@
+"""The README's snippets run as they stand, and its commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from layerscope.cli import COMMANDS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(snippets) == 3
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert (tmp_path / "runs/mine/report.html").exists()
+    assert "order" in printed
+    assert "reversal" in printed
+
+
+def test_every_command_in_the_readme_exists():
+    commands = re.findall(r"^\$ (?:\.venv/bin/)?layerscope (.*)$", README, re.MULTILINE)
+    assert len(commands) >= 6
+    assert {shlex.split(command)[0] for command in commands} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)(.*?)\)", README))
+def test_links_lead_somewhere(path):
+    assert (Path(__file__).parent.parent / path).exists()
