@@ -158,7 +158,7 @@ RESIDUAL = Case(
         "blocks.1.linear1",
         "blocks.1.linear2",
         "output",
-    ),  # fmt: skip
+    ),
 )
 _PARTS = ("self_attn", "self_attn.out_proj", "norm1", "linear1", "linear2", "norm2")
 TRANSFORMER = Case(

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from layerscope import checkpoints, files
 from layerscope.config import FCN, SGD, Adam, RunConfig
-from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange
+from layerscope.probes import DistanceFromInitialisation, WeightChange
 from layerscope.training import train
 
-PROBES = (WeightChange(), DistanceFromInitialisation(), GradientMagnitude())
+PROBES = (WeightChange(), DistanceFromInitialisation())
 CONFIGS = {
     name: RunConfig(
         model=FCN(depth=2, width=16),
@@ -64,7 +64,7 @@ def run(config: RunConfig, path: str | Path, bomb: Bomb) -> None:
 
 
 def serve() -> None:
-    """Read ``config path moment`` line by line; train each in a forked child; print how it ended."""
+    """Train each line of ``config path moment`` in a forked child; print how it ended."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         name, path, moment = line.split()

@@ -34,10 +34,12 @@ CONFIGS = (
     RunConfig(model=ResidualFCN(), optimizer=Adam(), data=Images(limit=10)),
     RunConfig(model=CustomModel("a:b", '{"sizes": [1, 2], "type": "wide"}')),
 )
-OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}  # fmt: skip
+OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), SGD(), Adam())
 FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(part)]
-SIMPLE = [f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")]  # fmt: skip
+SIMPLE = [
+    f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")
+]
 
 
 def place(part):

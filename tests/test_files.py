@@ -30,7 +30,7 @@ def test_a_file_takes_its_place_when_the_block_succeeds(tmp_path):
 def test_an_exception_inside_leaves_the_old_file_and_no_temporary(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), replacing(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise error
     assert names(tmp_path) == ["a.txt"]
@@ -49,7 +49,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path, values):
 @pytest.mark.parametrize("below", ["a.txt", "sub/a.txt"])
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LayerscopeError, match="cannot write .*file"):
+    with pytest.raises(LayerscopeError, match=r"cannot write .*file"):
         write_json(tmp_path / "file" / below, {})
     assert names(tmp_path) == ["file"]
 
@@ -60,7 +60,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(LayerscopeError, match="cannot write .*No space left"):
+    with pytest.raises(LayerscopeError, match=r"cannot write .*No space left"):
         write_tensors(tmp_path / "a.safetensors", {})
     assert names(tmp_path) == []
 
@@ -85,7 +85,7 @@ def test_binary_is_no_json_and_nothing_is_none(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LayerscopeError, match="is not valid JSON"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(LayerscopeError, match="b.json does not exist"):
+    with pytest.raises(LayerscopeError, match=r"b.json does not exist"):
         read_json(tmp_path / "b.json")
 
 

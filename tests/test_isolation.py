@@ -31,7 +31,7 @@ def test_the_random_state_is_left_as_found_and_seeded_inside(training):
 def test_an_exception_inside_leaves_everything_as_found():
     model = CNN.model()
     expected = random_state(), [m.training for m in model.modules()], model[1].running_mean.tolist()
-    with pytest.raises(ZeroDivisionError), isolated(model):
+    with pytest.raises(ZeroDivisionError), isolated(model):  # noqa: PT012
         draw()
         model[1].running_mean.add_(1)
         raise ZeroDivisionError
@@ -67,7 +67,13 @@ class Buffers(nn.Module):
         self.register_buffer("new", torch.zeros(3))
 
 
-VALUES = [torch.ones(3), torch.tensor([float("nan"), 1.0]), torch.tensor([True]), torch.tensor([3]), torch.tensor([1 + 2j])]  # fmt: skip
+VALUES = [
+    torch.ones(3),
+    torch.tensor([float("nan"), 1.0]),
+    torch.tensor([True]),
+    torch.tensor([3]),
+    torch.tensor([1 + 2j]),
+]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: str(value.dtype))

@@ -85,16 +85,31 @@ def test_an_example_is_a_tensor_a_tuple_or_a_dict(example):
 @pytest.mark.parametrize(
     ("case", "unit", "names"),
     [
-        (FCN, "tensor", ["layer1.weight", "layer1.bias", "layer2.weight", "layer2.bias", "output.weight", "output.bias"]),
+        (
+            FCN,
+            "tensor",
+            [
+                "layer1.weight",
+                "layer1.bias",
+                "layer2.weight",
+                "layer2.bias",
+                "output.weight",
+                "output.bias",
+            ],
+        ),
         (RESIDUAL, "block", ["input", "blocks.0", "blocks.1", "output"]),
         (RESIDUAL, "stage", ["input", "blocks", "output"]),
         (TRANSFORMER, "block", ["embed", "encoder.layers.0", "encoder.layers.1", "head"]),
         (TRANSFORMER, "stage", ["embed", "encoder.layers", "head"]),
         (TRANSFORMER, ["encoder"], ["embed", "encoder", "head"]),
         (RESIDUAL, ["blocks.*"], ["input", "blocks.0", "blocks.1", "output"]),
-        (RESIDUAL, ["blocks.0", "blocks.*.linear1"], ["input", "blocks.0", "blocks.1.linear1", "blocks.1.linear2", "output"]),
+        (
+            RESIDUAL,
+            ["blocks.0", "blocks.*.linear1"],
+            ["input", "blocks.0", "blocks.1.linear1", "blocks.1.linear2", "output"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_units(case, unit, names):
     assert list(case.map(case.model(), unit=unit).names) == names
 
@@ -120,7 +135,13 @@ def test_include_exclude_and_depth():
 
 def test_groups():
     model = CNN.model()
-    assert [x.group for x in CNN.map(model, groups="thirds")] == ["early", "early", "middle", "middle", "late"]  # fmt: skip
+    assert [x.group for x in CNN.map(model, groups="thirds")] == [
+        "early",
+        "early",
+        "middle",
+        "middle",
+        "late",
+    ]
     labelled = CNN.map(model, groups={"conv": ["0", "4"], "head": ["9"]})
     assert [layer.group for layer in labelled] == ["conv", "", "conv", "", "head"]
 

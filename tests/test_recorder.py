@@ -114,7 +114,11 @@ def test_probes_on_their_own_schedules(tmp_path):
     run = Run.open(tmp_path / "a")
     steps = {key: run.results(key)["step"].values.tolist() for key in run.result_keys}
     assert steps.pop("training") == [1, 2, 3, 4, 5, 6]
-    assert steps == {"weight_change": [2, 4, 6], "weight_change,p=2.0": [1, 4], "gradient_magnitude": [0, 3]}  # fmt: skip
+    assert steps == {
+        "weight_change": [2, 4, 6],
+        "weight_change,p=2.0": [1, 4],
+        "gradient_magnitude": [0, 3],
+    }
     expected = measure(WeightChange(), run, steps=[0, 2, 4, 6])
     xr.testing.assert_allclose(run.results("weight_change"), expected)
 
@@ -176,7 +180,13 @@ def test_the_fixed_batch_comes_back(tmp_path, batch):
 
 
 def flat(batch):
-    return [batch] if isinstance(batch, torch.Tensor) else list(batch.values()) if isinstance(batch, dict) else list(batch)  # fmt: skip
+    return (
+        [batch]
+        if isinstance(batch, torch.Tensor)
+        else list(batch.values())
+        if isinstance(batch, dict)
+        else list(batch)
+    )
 
 
 def recorder_module_batch(run):
@@ -190,7 +200,7 @@ def recorder_module_batch(run):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_before(tmp_path):
     model = FCN.model()
-    with (
+    with (  # noqa: PT012
         pytest.raises(DivergedError, match="loss is not finite at step 4"),
         Recorder(model, **options(FCN, tmp_path / "a")) as recorder,
     ):
@@ -204,11 +214,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_before(tmp_path):
 
 
 @pytest.mark.parametrize("often", [False, True])
-def test_weights_that_are_no_number_are_found_and_rows_before_are_kept(tmp_path, monkeypatch, often):  # fmt: skip
+def test_weights_that_are_no_number_are_found_and_rows_before_are_kept(
+    tmp_path, monkeypatch, often
+):
     if often:
         monkeypatch.setattr(recorder_module, "FLUSH_SECONDS", -1.0)
     model = FCN.model()
-    with (
+    with (  # noqa: PT012
         pytest.raises(DivergedError, match="of layer 'layer2' is not a number at step 3"),
         Recorder(model, **options(FCN, tmp_path / "a", probes=[WeightChange()])) as recorder,
     ):
@@ -223,7 +235,7 @@ def test_weights_that_are_no_number_are_found_and_rows_before_are_kept(tmp_path,
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_an_exception_marks_the_run_interrupted_and_keeps_what_was_measured(tmp_path, error):
-    with pytest.raises(error), Recorder(FCN.model(), **options(FCN, tmp_path / "a")) as recorder:
+    with pytest.raises(error), Recorder(FCN.model(), **options(FCN, tmp_path / "a")) as recorder:  # noqa: PT012
         recorder.step(loss=1.0)
         recorder.step(loss=2.0)
         raise error("stop")
@@ -250,14 +262,17 @@ def test_a_failure_at_the_start_leaves_no_run_that_looks_alive(tmp_path):
 
 REFUSED = [
     ({"probes": [GradientMagnitude()], "batch": None}, "GradientMagnitude needs batch"),
-    ({"probes": [GradientMagnitude()], "task": None, "layers": True}, "GradientMagnitude needs task"),
+    (
+        {"probes": [GradientMagnitude()], "task": None, "layers": True},
+        "GradientMagnitude needs task",
+    ),
     ({"probes": [Convergence()]}, r"Convergence needs the finished run.*\n.*measure\(Convergence"),
     ({"probes": [WeightChange(), WeightChange()]}, "listed twice"),
     ({"measure": None}, "does not know how many steps an epoch has"),
     ({"checkpoints": None}, "does not know how many steps an epoch has"),
     ({"batch": (torch.ones(8, 5), torch.ones(8).long())}, "does not run on the example input"),
     ({"probes": [WeightChange(minimum_dimensions=3)]}, "no parameter has 3 or more dimensions"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[m[:20] for _, m in REFUSED])
@@ -317,7 +332,7 @@ def test_tied_weights_are_kept_once_and_load(tmp_path):
 def test_a_probe_that_needs_the_start_reads_it_from_disk_after_resuming(tmp_path):
     model = FCN.model()
     settings = options(FCN, tmp_path / "a", probes=[DistanceFromInitialisation(), WeightChange()])
-    with pytest.raises(KeyboardInterrupt), Recorder(model, **settings) as recorder:
+    with pytest.raises(KeyboardInterrupt), Recorder(model, **settings) as recorder:  # noqa: PT012
         model.layer1.weight.data.add_(1)
         recorder.step()
         state = recorder.state_dict()

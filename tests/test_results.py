@@ -30,7 +30,9 @@ PARTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(parts=PARTS)
 def test_parts_read_as_one_before_and_after_compaction(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("results")

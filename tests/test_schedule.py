@@ -70,7 +70,21 @@ def test_epochs_of_unknown_length():
     assert every(3).bind(None) == every(3)
 
 
-BAD = ["", "every", "every(0)", "every(-2)", "epochs(0)", "every(1.5)", "every(1, 2)", "every(n=1)", "every(1) & every(2)", "every('a')", "every(", "__import__('os')", "1 | 2"]  # fmt: skip
+BAD = [
+    "",
+    "every",
+    "every(0)",
+    "every(-2)",
+    "epochs(0)",
+    "every(1.5)",
+    "every(1, 2)",
+    "every(n=1)",
+    "every(1) & every(2)",
+    "every('a')",
+    "every(",
+    "__import__('os')",
+    "1 | 2",
+]
 
 
 @pytest.mark.parametrize("text", BAD)

@@ -154,10 +154,18 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
     ("status", "files", "sentence"),
     [
         ("interrupted", [], "interrupted: no checkpoint; it cannot resume"),
-        ("interrupted", ["checkpoints/000000004.safetensors", "resume.safetensors"], "interrupted: the last checkpoint is at step 4 of 9; it can be resumed"),
-        ("diverged", ["checkpoints/000000004.safetensors"], "diverged at step 6: the last checkpoint is at step 4 of 9"),
+        (
+            "interrupted",
+            ["checkpoints/000000004.safetensors", "resume.safetensors"],
+            "interrupted: the last checkpoint is at step 4 of 9; it can be resumed",
+        ),
+        (
+            "diverged",
+            ["checkpoints/000000004.safetensors"],
+            "diverged at step 6: the last checkpoint is at step 4 of 9",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_said(tmp_path, status, files, sentence):
     run = create(tmp_path / "a", total_steps=9)
     for name in files:

@@ -18,7 +18,9 @@ def test_the_loss_is_the_mean_of_the_losses(case):
     model, batch = case.model().eval(), case.batch(3)
     outputs = case.task.forward(model, batch)
     losses = case.task.losses(outputs, batch)
-    assert losses.shape == (len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0]),)  # fmt: skip
+    assert losses.shape == (
+        len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0]),
+    )
     torch.testing.assert_close(case.task.loss(outputs, batch), losses.mean())
     torch.testing.assert_close(Program(model, case.task)(batch), losses.mean())
 
@@ -86,7 +88,9 @@ def test_four_functions_of_ones_own():
     assert task.name == "custom"
 
 
-@pytest.mark.parametrize("batch", [classes(4)(0), {"a": torch.ones(1), "b": [torch.ones(2), "text"]}, torch.ones(3)])  # fmt: skip
+@pytest.mark.parametrize(
+    "batch", [classes(4)(0), {"a": torch.ones(1), "b": [torch.ones(2), "text"]}, torch.ones(3)]
+)
 def test_move_keeps_the_shape_of_a_batch(batch):
     moved = move(batch, "meta")
     assert type(moved) is type(batch)

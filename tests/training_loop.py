@@ -72,8 +72,13 @@ def random_state() -> tuple[Any, ...]:
 
 
 def train(
-    case: Case, steps: int = 6, way: Way = WAYS["plain"], *, model: nn.Module | None = None, **recorder: Any
-) -> Outcome:  # fmt: skip
+    case: Case,
+    steps: int = 6,
+    way: Way = WAYS["plain"],
+    *,
+    model: nn.Module | None = None,
+    **recorder: Any,
+) -> Outcome:
     """Train with momentum; ``recorder`` holds a recorder's arguments, or nothing for none."""
     random.seed(1)
     np.random.seed(1)

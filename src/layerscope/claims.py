@@ -29,7 +29,7 @@ class Verdict:
         outcome: ``holds``, ``fails`` or ``inconclusive``.
         statistic: Name of the deciding number.
         value: Its mean over seeds; NaN where no seed could be measured.
-        interval: Its 95 % confidence interval; None with fewer than two seeds.
+        interval: Its 95% confidence interval; None with fewer than two seeds.
         n_seeds: Seeds behind it.
         threshold: What separates holding from failing.
         note: Anything a reader must know.

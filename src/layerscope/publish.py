@@ -117,7 +117,7 @@ def layer_table(measurements: Mapping[str, xr.Dataset]) -> Table:
         summary,
         key="layers",
         title="Layers",
-        caption="One row per layer, shallowest first; ± is the 95 % interval over seeds.",
+        caption="One row per layer, shallowest first; ± is the 95% interval over seeds.",
         columns=COLUMNS,
     )
 
@@ -154,7 +154,7 @@ def _training_figures(runs: Sequence[Run]) -> list[Figure]:
         x = "step"
         if "epoch" in values.coords:
             values, x = values.swap_dims(step="epoch"), "epoch"
-        caption = f"{title} of the whole model; mean and 95 % interval over seeds."
+        caption = f"{title} of the whole model; mean and 95% interval over seeds."
         found.append(
             Lines(values, key=name.replace("_", "-"), title=title, caption=caption, x=x, hue=None)
         )

@@ -51,13 +51,15 @@ def test_order_of_dimensions_does_not_matter(make_curves):
         np.testing.assert_allclose(a.y, b.y)
 
 
-def test_a_logarithmic_axis_keeps_the_band_positive():
+def test_a_logarithmic_axis_shows_geometric_means():
     data = xr.DataArray(
         [[[1.0, 100.0]], [[-1.0, 2.0]]], dims=("layer", "step", "seed"), coords={"step": [1]}
     )
     first, second = Lines(data, "k", "t", log_y=True).series()
-    assert first.low[0] == 1.0  # half the smallest positive mean, which is 2
-    assert second.y[0] == 2.0
+    assert first.y[0] == pytest.approx(10.0)
+    assert first.low[0] * first.high[0] == pytest.approx(100.0)
+    assert first.low[0] > 0
+    assert second.y[0] == pytest.approx(2.0)
     assert second.low is None
 
 

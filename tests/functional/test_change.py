@@ -18,7 +18,14 @@ from layerscope.functional.change import (
 from layerscope.functional.norms import owners
 
 OWNER = owners([2, 1])
-WAYS = [("ratio", 1.0), ("ratio", 2.0), ("ratio", 3.0), ("ratio", math.inf), ("elementwise", 1.0), ("median", 1.0)]  # fmt: skip
+WAYS = [
+    ("ratio", 1.0),
+    ("ratio", 2.0),
+    ("ratio", 3.0),
+    ("ratio", math.inf),
+    ("elementwise", 1.0),
+    ("median", 1.0),
+]
 
 
 def normal(n, seed=0, scale=1.0):
@@ -58,7 +65,9 @@ def test_scaling_the_weights_changes_nothing(factor, seed, way):
     before, after = ([t.double() for t in side] for side in two_layers(seed))
     scaled = [[factor * t for t in side] for side in (before, after)]
     for sign in (1, -1):
-        found = relative_change([sign * t for t in scaled[0]], [sign * t for t in scaled[1]], OWNER, 2, way[1], way[0])  # fmt: skip
+        found = relative_change(
+            [sign * t for t in scaled[0]], [sign * t for t in scaled[1]], OWNER, 2, way[1], way[0]
+        )
         expected = relative_change(before, after, OWNER, 2, way[1], way[0])
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
@@ -104,7 +113,9 @@ def test_elementwise_grows_with_size_where_the_ratio_stays():
 def test_size_matched_layers_of_one_kind_of_change_agree():
     generous, small = noisy(400_000, 0), noisy(2_000, 1)
     indices = size_matched_indices([400_000, 2_000], seed=0)
-    before, after = (subsample(side, owners([1, 1]), indices) for side in zip(generous, small, strict=True))  # fmt: skip
+    before, after = (
+        subsample(side, owners([1, 1]), indices) for side in zip(generous, small, strict=True)
+    )
     assert [len(t) for t in before] == [2_000, 2_000]
     medians = relative_change(before, after, owners([1, 1]), 2, 1.0, "median")
     assert float(medians[0]) == pytest.approx(float(medians[1]), rel=0.15)

@@ -35,7 +35,9 @@ def test_curve_rate_and_settling_time_equal_the_plain_loop(numbers):
     np.testing.assert_allclose(found, reference.curve(rows), rtol=1e-12)
     for t1, t2 in ((0.0, 1.0), (1.0, 4.0), (0.0, 2.5)):
         expected = reference.rate(rows, times, t1, t2)
-        np.testing.assert_allclose(convergence_rate(distance, TIMES, t1, t2), expected, rtol=1e-12, atol=1e-12)  # fmt: skip
+        np.testing.assert_allclose(
+            convergence_rate(distance, TIMES, t1, t2), expected, rtol=1e-12, atol=1e-12
+        )
     for share in (0.5, 0.1):
         expected = reference.settling_time(found.numpy(), times, share)
         np.testing.assert_allclose(settling_time(found, TIMES, share), expected, rtol=1e-9)
@@ -60,7 +62,15 @@ def test_the_curve_runs_from_one_to_zero_and_may_rise():
     assert convergence_curve(distance).flatten().tolist() == [1.0, 1.5, 0.5, 0.0]
 
 
-@pytest.mark.parametrize(("t1", "t2", "message"), [(0.0, 3.0, "no checkpoint at time 3"), (0.5, 4.0, "time 0.5"), (2.5, 1.0, "empty"), (1.0, 1.0, "empty")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("t1", "t2", "message"),
+    [
+        (0.0, 3.0, "no checkpoint at time 3"),
+        (0.5, 4.0, "time 0.5"),
+        (2.5, 1.0, "empty"),
+        (1.0, 1.0, "empty"),
+    ],
+)
 def test_an_interval_must_lie_between_checkpoints(t1, t2, message):
     with pytest.raises(ValueError, match=message):
         convergence_rate(torch.ones(4, 1, dtype=torch.float64), TIMES, t1, t2)

@@ -30,7 +30,9 @@ def test_owners_repeat_the_index_of_the_layer():
 
 
 @settings(deadline=None, max_examples=40)
-@given(counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES))  # fmt: skip
+@given(
+    counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES)
+)
 def test_norms_equal_the_plain_loop(counts, seed, p, dtype):
     tensors, owner = draw(counts, seed, dtype), owners(counts)
     found = layer_norms(tensors, owner, len(counts), p)
@@ -39,7 +41,9 @@ def test_norms_equal_the_plain_loop(counts, seed, p, dtype):
 
 
 @settings(deadline=None, max_examples=40)
-@given(counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES))  # fmt: skip
+@given(
+    counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES)
+)
 def test_distances_equal_the_plain_loop(counts, seed, p, dtype):
     before, owner = draw(counts, seed, dtype), owners(counts)
     after = [torch.rand_like(t, dtype=torch.float32).to(dtype) + t for t in before]

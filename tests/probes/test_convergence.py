@@ -25,7 +25,9 @@ def test_curves_rates_and_half_times_are_those_of_the_plain_loop(run, layers):
     np.testing.assert_allclose(found["half_time"], half, rtol=1e-4)
     for interval, (t1, t2) in {"0-1": (0, 1), "1-3": (1, 3)}.items():
         expected = convergence.rate(distance.tolist(), TIMES, t1, t2)
-        np.testing.assert_allclose(found["rate"].sel(interval=interval), expected, rtol=1e-4, atol=1e-6)  # fmt: skip
+        np.testing.assert_allclose(
+            found["rate"].sel(interval=interval), expected, rtol=1e-4, atol=1e-6
+        )
     assert found["rate"].sel(interval="0-3").values.tolist() == [1 / 3] * 5
 
 
@@ -42,7 +44,10 @@ def test_path_progress_and_directness_are_those_of_the_plain_loop(run, layers):
 def test_time_in_steps(run):
     epochs, steps = (measure(Convergence(time=time), run) for time in ("epoch", "step"))
     np.testing.assert_allclose(steps["half_time"], 2 * epochs["half_time"])
-    assert (steps["half_time"].attrs["units"], epochs["half_time"].attrs["units"]) == ("steps", "epochs")  # fmt: skip
+    assert (steps["half_time"].attrs["units"], epochs["half_time"].attrs["units"]) == (
+        "steps",
+        "epochs",
+    )
 
 
 def test_an_interval_that_is_no_checkpoint_lists_those_there_are(run):

@@ -24,6 +24,9 @@ def test_nothing_has_moved_at_the_start(run):
 
 def test_key_units_and_figures(run):
     found = measure(PROBE, run)
-    assert (PROBE.key, PROBE.slug) == ("distance_from_initialisation", "distance-from-initialisation")  # fmt: skip
+    assert (PROBE.key, PROBE.slug) == (
+        "distance_from_initialisation",
+        "distance-from-initialisation",
+    )
     assert [found[n].attrs["units"] for n in PROBE.variables] == ["weight", "weight", "1"]
     assert len({figure.key for figure in PROBE.figures(found)}) == 2

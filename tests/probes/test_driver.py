@@ -21,7 +21,13 @@ from layerscope.probes import (
 )
 from layerscope.store import Run
 
-EVERY = [WeightChange(), DistanceFromInitialisation(), GradientMagnitude(), Convergence(), PathAndProgress()]  # fmt: skip
+EVERY = [
+    WeightChange(),
+    DistanceFromInitialisation(),
+    GradientMagnitude(),
+    Convergence(),
+    PathAndProgress(),
+]
 GIVEN = {"model": CNN.model(), "task": CNN.task}
 
 
@@ -57,9 +63,13 @@ def test_the_same_measurement_is_read_back(run):
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": [0, 4, 6]}, {"batch": CNN.batch(7)}, {"task": dataclasses.replace(CNN.task, name="other")}],
+    [
+        {"steps": [0, 4, 6]},
+        {"batch": CNN.batch(7)},
+        {"task": dataclasses.replace(CNN.task, name="other")},
+    ],
     ids=["steps", "batch", "task"],
-)  # fmt: skip
+)
 def test_another_measurement_is_not_read_back(run, change):
     counted(GradientMagnitude(), run, **GIVEN)
     assert counted(GradientMagnitude(), run, **GIVEN | change)[1] > 0
@@ -102,7 +112,7 @@ def test_what_a_probe_needs_is_said(run):
 
 
 def test_one_checkpoint_cannot_be_compared(run):
-    with pytest.raises(LayerscopeError, match="compares checkpoints and .* has only one"):
+    with pytest.raises(LayerscopeError, match=r"compares checkpoints and .* has only one"):
         measure(WeightChange(), run, steps=[0])
 
 
@@ -123,6 +133,6 @@ def test_a_damaged_checkpoint_is_named_and_the_others_can_be_used(run):
 def test_damaged_results_are_named_and_measured_again_on_request(run):
     measure(WeightChange(), run)
     truncated(run.path / "results" / "weight_change@checkpoints" / "all.nc", 0.5)
-    with pytest.raises(LayerscopeError, match="all.nc is truncated"):
+    with pytest.raises(LayerscopeError, match=r"all.nc is truncated"):
         measure(WeightChange(), run)
     assert len(measure(WeightChange(), run, recompute=True)["step"]) == 3

@@ -51,10 +51,18 @@ def test_matrices_only_unless_asked(run):
     ("probe", "key", "slug"),
     [
         (WeightChange(), "weight_change", "weight-change"),
-        (WeightChange(p=2.0, reduction="median"), "weight_change,p=2.0,reduction=median", "weight-change-p-2.0-reduction-median"),
-        (WeightChange(size_matched=True), "weight_change,size_matched=true", "weight-change-size-matched-true"),
+        (
+            WeightChange(p=2.0, reduction="median"),
+            "weight_change,p=2.0,reduction=median",
+            "weight-change-p-2.0-reduction-median",
+        ),
+        (
+            WeightChange(size_matched=True),
+            "weight_change,size_matched=true",
+            "weight-change-size-matched-true",
+        ),
     ],
-)  # fmt: skip
+)
 def test_key_and_slug(probe, key, slug):
     assert (probe.key, probe.slug) == (key, slug)
 

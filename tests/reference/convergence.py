@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
 
 def curve(distance):
     """``distance[t] / distance[0]``; NaN where a layer ends where it began."""
-    return np.array([[d / s if s else math.nan for d, s in zip(row, distance[0], strict=True)]
-                     for row in distance])  # fmt: skip
+    return np.array(
+        [
+            [d / s if s else math.nan for d, s in zip(row, distance[0], strict=True)]
+            for row in distance
+        ]
+    )
 
 
 def rate(distance, times, t1, t2):
@@ -27,7 +32,7 @@ def rate(distance, times, t1, t2):
 def path(weights):
     """Length walked up to every step; ``weights`` holds one list of layers per step."""
     rows = [[0.0] * len(weights[0])]
-    for before, after in zip(weights, weights[1:], strict=False):
+    for before, after in pairwise(weights):
         legs = [np.sqrt(((a - b) ** 2).sum()) for b, a in zip(before, after, strict=True)]
         rows.append([walked + leg for walked, leg in zip(rows[-1], legs, strict=True)])
     return np.array(rows)

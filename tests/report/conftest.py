@@ -70,7 +70,7 @@ def figures(data: xr.Dataset, prefix: str = "") -> dict[str, Lines | Heatmap | B
             data["relative_change"],
             f"{prefix}change",
             "How fast each layer changes",
-            "Relative change of the weights per epoch; mean of the seeds and 95 % interval.",
+            "Relative change of the weights per epoch; mean of the seeds and 95% interval.",
             x="epoch",
             log_y=True,
         ),
@@ -117,7 +117,7 @@ def table(data: xr.Dataset) -> Table:
         final.merge(data[["converged", "drop"]]),
         "layers",
         "Every layer",
-        "Means of the seeds ± 95 % interval. Click a heading to sort, a row to choose its layer.",
+        "Means of the seeds ± 95% interval. Click a heading to sort, a row to choose its layer.",
         columns=(
             Column("group", header="group", bar=False),
             Column("converged", header="settled at", format=".1f"),

@@ -89,10 +89,10 @@ def groups(data: xr.DataArray, dim: str | None) -> tuple[str, ...]:
 
 
 def title(variable: xr.DataArray, fallback: str = "") -> str:
-    """Axis title from ``long_name`` and ``units``: ``"relative change (per epoch)"``."""
+    """Axis title from ``long_name`` and ``units``: ``"change (per epoch)"``, ``"epoch"``."""
     name = str(variable.attrs.get("long_name") or variable.name or fallback)
     units = str(variable.attrs.get("units", ""))
-    return f"{name} ({units})" if units not in ("", "1") else name
+    return f"{name} ({units})" if units not in ("", "1", f"{name}s") else name
 
 
 def arranged(data: xr.DataArray, dims: Sequence[str | None]) -> np.ndarray:

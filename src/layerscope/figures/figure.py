@@ -3,7 +3,7 @@
 A figure is a frozen dataclass over an ``xarray.DataArray``. Dimensions are named; axis titles come
 from the attributes ``long_name`` and ``units``; layers are coloured by their order along the
 ``layer`` dimension, and an optional coordinate ``group`` along it names their groups. Where the
-``spread`` dimension (by default ``seed``) is present, a figure shows the mean over it and the 95 %
+``spread`` dimension (by default ``seed``) is present, a figure shows the mean over it and the 95%
 Student-t confidence interval of that mean (`layerscope.figures.estimate`); with one seed there is
 no interval. Values that are not finite are left out, and are gaps where nothing is left.
 """
@@ -113,8 +113,8 @@ class Lines:
         spread: Dimension to average over where present.
         panel: Dimension laid out as small multiples.
         log_x: Logarithmic horizontal axis.
-        log_y: Logarithmic vertical axis. Values that are not positive are gaps, and the interval's
-            lower end is cut at half the smallest positive mean.
+        log_y: Logarithmic vertical axis. Mean and interval are those of the logarithms, so that the
+            line is the geometric mean; values that are not positive are gaps.
         markers: Mark every point, for sparse or irregular ``x``.
         references: Straight lines to compare with.
     """
@@ -139,10 +139,10 @@ class Lines:
         """Every line in the order panel by panel, then along the hue."""
         values = axes.arranged(self.data, (self.panel, self.hue, self.x, self.spread))
         if self.log_y:
-            values = np.where(values > 0, values, np.nan)
+            values = np.log(np.where(values > 0, values, np.nan))
         mean, low, high, n = mean_interval(values, axis=3)
-        if self.log_y and np.isfinite(mean).any():
-            low = np.where(low <= 0, np.nanmin(mean) / 2, low)
+        if self.log_y:
+            mean, low, high = np.exp(mean), np.exp(low), np.exp(high)
         x = axes.coordinate(self.data, self.x)
         panels, hues = axes.panels(self.data, self.panel), axes.labels(self.data, self.hue)
         groups = axes.groups(self.data, self.hue)

@@ -6,8 +6,6 @@ while drawing. Fonts are embedded as TrueType, so text in the PDF stays text.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from layerscope.figures import palette
 from layerscope.figures.figure import LAYER, Bars, Figure, Heatmap, Lines, Surface, Table
 from layerscope.figures.matplotlib_fields import draw_heatmap, draw_surface
 from layerscope.figures.matplotlib_table import draw_table
+from layerscope.files import replacing
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one column and the full width of a two-column paper
 STYLE: dict[Any, Any] = {
@@ -105,20 +104,13 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
         The two paths.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     canvas = draw(figure)
     assert isinstance(canvas, Canvas)
     paths = []
     for suffix in ("png", "pdf"):
         path = folder / f"{figure.key}.{suffix}"
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{figure.key}.", suffix=".tmp")
-        os.close(handle)
-        try:
-            with matplotlib.rc_context(STYLE):
-                canvas.savefig(temporary, format=suffix, dpi=200)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replacing(path) as temporary, matplotlib.rc_context(STYLE):
+            canvas.savefig(temporary, format=suffix, dpi=200)
         paths.append(path)
     return paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from layerscope.figures.reduce import apart
 
 INK, QUIET = "#33383f", "#6b7785"
 DIRECT, LEGEND, TICKS = 6, 12, 40  # at most so many end labels, legend entries, named ticks
+
+LABEL_WIDTH = 26  # characters of a vertical axis title before it wraps
 
 
 def add_key(panels: Sequence[Axes], series: Sequence[Series], colour: Mapping[str, str]) -> None:
@@ -151,6 +154,6 @@ def label(
         if i >= len(panels) - columns:
             ax.set_xlabel(across)
         if i % columns == 0 and len(panels) <= columns:
-            ax.set_ylabel(up)
+            ax.set_ylabel(textwrap.fill(up, LABEL_WIDTH))
     if len(panels) > columns:
         panels[0].figure.supylabel(up, fontsize=8, color=INK)

@@ -46,12 +46,13 @@ def positions(x: np.ndarray) -> list[Any]:
 
 
 def log_axis(values: Iterable[np.ndarray]) -> dict[str, Any]:
-    """A logarithmic axis with plain numbers: 1, 2, 5, 10 over few decades, else the decades."""
+    """A logarithmic axis: 1, 2, 5, 10 over few decades, else the decades; 1e-4 below 0.001."""
     joined = np.concatenate(list(values))
     joined = joined[np.isfinite(joined) & (joined > 0)]
     decades = float(np.log10(joined.max() / joined.min())) if joined.size else 1.0
     tick = "D2" if decades <= 2.5 else int(np.ceil(decades / 6))
-    return {"type": "log", "tickformat": "~g", "dtick": tick}
+    small = joined.size and joined.min() < 1e-3
+    return {"type": "log", "tickformat": ".0e" if small else "~g", "dtick": tick}
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -120,7 +120,7 @@ def _ordered(data: xr.DataTree, variant: str, layers: list[str]) -> Verdict:
     pairs = itertools.pairwise(layers)
     return all_of(
         {
-            f"{a} - {b}": above(
+            f"{NAMES[a]} - {NAMES[b]}": above(
                 rate.sel(layer=a) - rate.sel(layer=b), f"C({NAMES[a]}) - C({NAMES[b]})"
             )
             for a, b in pairs
@@ -183,7 +183,7 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
             key="convergence",
             title="Convergence of layers" + suffix,
             caption="Distance to the final weights over the distance at initialisation; mean and "
-            "95 % interval over seeds. A layer that falls earlier converges faster.",
+            "95% interval over seeds. A layer that falls earlier converges faster.",
             x="epoch",
             panel="domain",
             references=(decay,),
@@ -192,7 +192,7 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
             both("gradient_magnitude", "gradient_magnitude").swap_dims(step="epoch"),
             key="gradients",
             title="Gradient magnitude" + suffix,
-            caption="Mean absolute gradient of the loss on one fixed batch; mean and 95 % "
+            caption="Mean absolute gradient of the loss on one fixed batch; geometric mean and 95% "
             "interval over seeds.",
             x="epoch",
             panel="domain",
@@ -204,7 +204,7 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
             key="rates",
             title=f"Convergence rate over the first {until} epochs" + suffix,
             caption="C(0, t) of Definition 2.1: share of the way to the final weights covered per "
-            "epoch; mean and 95 % interval over seeds.",
+            "epoch; mean and 95% interval over seeds.",
             hue="domain",
         ),
         Table(
