@@ -13,7 +13,7 @@ demo: .venv/.installed  ## train on digits, measure every layer, print the repor
 	$(BIN)/layerscope quickstart
 
 test: .venv/.installed  ## all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/.installed  ## style, types, one-way dependencies
 	$(BIN)/ruff check

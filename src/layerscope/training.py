@@ -7,8 +7,8 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from layerscope import schedule
-from layerscope.checkpoints import Tensors, write_tensors
 from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_dict, to_dict
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, mixed_seed
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import isolated, unique_state
-from layerscope.layers import LayerMap
+from layerscope.isolation import isolated
 from layerscope.models import build
 from layerscope.probes.base import Probe
 from layerscope.recorder import Recorder
+from layerscope.resume import load_state, save_state, set_random_state
 from layerscope.store import Run
 from layerscope.task import Task
 
@@ -178,7 +177,6 @@ def train(
     made = problem(config, data_root, str(fabric.device))
     optimizer = make_optimizer(config.optimizer, made.model)
     batches = Batches(made.dataset.train, config.batch_size, config.seed)
-    per_epoch, total = batches.steps_per_epoch, batches.steps_per_epoch * config.epochs
     recorder = Recorder(
         made.model,
         path,
@@ -187,50 +185,81 @@ def train(
         probes=probes,
         checkpoints=schedule.parse(config.checkpoints),
         measure=measure,
-        layers=LayerMap.from_model(made.model, made.batch, forward=made.task.forward),
-        steps_per_epoch=per_epoch,
+        steps_per_epoch=batches.steps_per_epoch,
         metadata={
             "config": to_dict(config),
             "seed": config.seed,
-            "total_steps": total,
+            "total_steps": batches.steps_per_epoch * config.epochs,
             "device": str(fabric.device),
         },
         resume=existing is not None,
     )
-    state = None
+    random_state = None
     if existing is not None:
-        state = _load_state(path, made.model, optimizer)
-        recorder.load_state_dict(state)
-    model, wrapped = fabric.setup(made.model, optimizer)
-    evaluation = schedule.every(per_epoch * math.ceil(config.epochs / EVALUATIONS))
+        recorder_state, random_state = load_state(path, made.model, optimizer)
+        recorder.load_state_dict(recorder_state)
     with recorder:
-        _set_random_state(state)
+        set_random_state(random_state)
+        keep = _Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
-            recorder.flush()
-            _save_state(path, made.model, optimizer, recorder)
-        saved = time.monotonic()
-        for step in range(recorder.current_step, total):
-            if step % per_epoch == 0 or step == recorder.current_step:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, step // per_epoch)
-            batch = batches.batch(step)
-            wrapped.zero_grad()
-            loss = made.task.loss(made.task.forward(model, batch), batch)
-            fabric.backward(loss)
-            wrapped.step()
-            recorder.step(loss=loss)
-            done = step + 1
-            if evaluation(done) or done == total:
-                recorder.log(**evaluate(made.model, made.task, made.dataset.test))
-            if time.monotonic() - saved > resume_seconds:
-                recorder.flush()
-                _save_state(path, made.model, optimizer, recorder)
-                saved = time.monotonic()
+            keep.write()
+        for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
+            keep()
             if advance is not None:
                 advance(done, total)
         assert recorder.run is not None
         _note_outcome(recorder.run, made, config)
     return recorder.run
+
+
+def _steps(
+    config: RunConfig,
+    made: Problem,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    recorder: Recorder,
+) -> Iterator[tuple[int, int]]:
+    """Take every step that is left, yielding (steps done, steps in all) after each."""
+    per_epoch = batches.steps_per_epoch
+    total = per_epoch * config.epochs
+    evaluation = schedule.every(per_epoch * math.ceil(config.epochs / EVALUATIONS))
+    model, wrapped = fabric.setup(made.model, optimizer)
+    for step in range(recorder.current_step, total):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step // per_epoch)
+        batch = batches.batch(step)
+        wrapped.zero_grad()
+        loss = made.task.loss(made.task.forward(model, batch), batch)
+        fabric.backward(loss)
+        wrapped.step()
+        recorder.step(loss=loss)
+        done = step + 1
+        if evaluation(done) or done == total:
+            recorder.log(**evaluate(made.model, made.task, made.dataset.test))
+        yield done, total
+
+
+@dataclass
+class _Keeper:
+    """Writes the state to resume from, at most every ``seconds``."""
+
+    path: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    recorder: Recorder
+    seconds: float
+    written: float = field(default_factory=time.monotonic)
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.written > self.seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Write it now; measurements first, so that none before this step is lost."""
+        self.recorder.flush()
+        save_state(self.path, self.model, self.optimizer, self.recorder.state_dict())
+        self.written = time.monotonic()
 
 
 def _note_outcome(run: Run, made: Problem, config: RunConfig) -> None:
@@ -260,68 +289,3 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
         shutil.rmtree(path)  # stopped before the first step: nothing in it but the initialisation
         return None
     return run
-
-
-# State to resume from
-
-
-def _save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder
-) -> None:
-    """Everything that the rest of the training depends on, in one file."""
-    tensors = {f"model/{name}": value for name, value in unique_state(model).items()}
-    found = optimizer.state_dict()
-    numbers: dict[str, Any] = {}
-    for index, values in found["state"].items():
-        for key, value in values.items():
-            name = f"optimizer/{index}/{key}"
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            else:
-                numbers[name] = value
-    tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
-    kept = recorder.state_dict()
-    for index, weights in enumerate(kept.pop("previous")):
-        tensors |= {f"previous/{index}/{name}": value for name, value in (weights or {}).items()}
-    meta = {"recorder": kept, "groups": found["param_groups"], "numbers": numbers}
-    tensors = {name: value.clone() for name, value in tensors.items()}
-    write_tensors(path / "resume.safetensors", tensors, {"state": json.dumps(meta)})
-
-
-def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put model and optimiser back where `_save_state` found them; returns the rest."""
-    file = Tensors(path / "resume.safetensors")
-    meta = json.loads(file.metadata["state"])
-    own = unique_state(model)
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(file[f"model/{name}"])
-    state: dict[int, dict[str, Any]] = {}
-    for name in [*file, *meta["numbers"]]:
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/", 2)
-            value = file[name] if name in file else meta["numbers"][name]
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
-    previous: dict[int, dict[str, Tensor]] = {}
-    device = next(model.parameters()).device
-    for name in file:
-        if name.startswith("previous/"):
-            _, index, key = name.split("/", 2)
-            previous.setdefault(int(index), {})[key] = file[name].to(device)
-    count = 1 + max(previous, default=-1)
-    random_states = {n: file[n] for n in file if n.startswith("random/")}
-    return meta["recorder"] | {
-        "previous": [previous.get(i) for i in range(count)],
-        "random": random_states,
-    }
-
-
-def _set_random_state(state: dict[str, Any] | None) -> None:
-    if state is None:
-        return
-    torch.set_rng_state(state["random"]["random/cpu"])
-    if "random/cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random"]["random/cuda"])

@@ -97,7 +97,7 @@ def _digest(batch: Any) -> str:
         for name, tensor in _flatten(batch).items():
             values = tensor.detach().cpu().contiguous().flatten()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(values.view(torch.uint8).numpy())
+            digest.update(values.view(torch.uint8).numpy().tobytes())
     except (AttributeError, TypeError):
         return uuid.uuid4().hex
     return digest.hexdigest()[:16]
