@@ -102,7 +102,7 @@ def test_a_file_is_replaced_only_when_the_new_one_is_whole(make_curves, tmp_path
         raise OSError("disk full")
 
     monkeypatch.setattr(Canvas, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LayerscopeError, match="disk full"):
         save(figure, tmp_path)
     assert png.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == [pdf, png]
