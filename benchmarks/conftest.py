@@ -55,6 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("jaxtyping_packages", None):
+        raise pytest.UsageError("types are checked at run time: run pytest on benchmarks alone")
     config.stash[TABLES] = Tables()
     torch.set_num_threads(config.getoption("--threads"))
 

@@ -158,6 +158,10 @@ class Run:
                 "Give the folder of one run, e.g. runs/x, or record one first.",
             )
         manifest = read_json(path / "run.json")
+        if not isinstance(manifest, dict):
+            raise LayerscopeError(
+                f"{path / 'run.json'} is not the manifest of a run.", "Record the run again."
+            )
         found = manifest.get("format_version")
         if not isinstance(found, int) or found > FORMAT_VERSION:
             raise LayerscopeError(

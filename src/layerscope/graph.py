@@ -1,0 +1,208 @@
+"""A model as a graph of pure operators, of which parts can be evaluated again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from layerscope.errors import LayerscopeError
+from layerscope.task import Task
+
+Weights = Mapping[str, Tensor]
+Values = dict[fx.Node, Any]
+
+
+class _Forward(nn.Module):
+    """A model and how its task runs it, as one module from a batch to outputs."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, batch: Any) -> Any:
+        return self.task.forward(self.model, batch)
+
+
+def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
+    """Trace a model in its present mode on the shapes of one batch, computing nothing.
+
+    In-place operators become pure ones; what depends on values of tensors cannot be traced.
+
+    Args:
+        model: The module.
+        task: How to run it.
+        weights: Its parameters and buffers; only shapes and types matter.
+        batch: A batch; likewise.
+
+    Raises:
+        LayerscopeError: The model cannot be traced.
+    """
+    program = _Forward(model, task)
+    names = list(weights)
+    leaves, spec = pytree.tree_flatten(batch)
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    shape: dict[str, pytree.TreeSpec] = {}
+
+    def run(state: list[Tensor], inputs: list[Tensor]) -> list[Any]:
+        filled = list(leaves)
+        for index, tensor in zip(tensors, inputs, strict=True):
+            filled[index] = tensor
+        given = {f"model.{name}": tensor for name, tensor in zip(names, state, strict=True)}
+        made = torch.func.functional_call(program, given, (pytree.tree_unflatten(filled, spec),))
+        outputs, shape["outputs"] = pytree.tree_flatten(made)
+        return outputs
+
+    state, inputs = list(weights.values()), [leaves[i] for i in tensors]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would share nothing
+    try:
+        pure = torch.func.functionalize(run, remove="mutations")
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            made = make_fx(pure, tracing_mode="fake")(state, inputs)
+    except Exception as error:
+        raise LayerscopeError(
+            f"{type(model).__name__} cannot be traced: {error}",
+            "Its control flow must not depend on values of tensors.",
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    for node in made.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # strides may differ when evaluated wide
+            node.target = torch.ops.aten.reshape.default
+    made.graph.eliminate_dead_code()
+    return Graph(made, tuple(names), shape["outputs"])
+
+
+@dataclass
+class Graph:
+    """Operators in order of execution.
+
+    Attributes:
+        module: The traced module; its constants are read from it.
+        names: Names of parameters and buffers, in the order of the first placeholders.
+        outputs: How the outputs nest.
+    """
+
+    module: fx.GraphModule
+    names: tuple[str, ...]
+    outputs: pytree.TreeSpec
+    _affected: dict[frozenset[str], list[fx.Node]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = list(self.module.graph.nodes)
+        placeholders = [node for node in nodes if node.op == "placeholder"]
+        self.weights = dict(zip(self.names, placeholders, strict=False))
+        self.inputs = placeholders[len(self.names) :]
+        self.constants = {
+            node: getattr(self.module, str(node.target)) for node in nodes if node.op == "get_attr"
+        }
+        self.operators = [node for node in nodes if node.op == "call_function"]
+        self.results = list(nodes[-1].args[0])
+
+    def affected(self, changed: frozenset[str]) -> list[fx.Node]:
+        """Operators that depend on any of the named tensors, in order of execution."""
+        if changed not in self._affected:
+            reached = {self.weights[name] for name in changed}
+            found = []
+            for node in self.operators:
+                if any(source in reached for source in node.all_input_nodes):
+                    reached.add(node)
+                    found.append(node)
+            self._affected[changed] = found
+        return self._affected[changed]
+
+    def frontier(self, changed: frozenset[str]) -> set[fx.Node]:
+        """Values of the base that the affected operators, or the outputs, read."""
+        inside = set(self.affected(changed)) | {self.weights[name] for name in changed}
+        readers = [source for node in self.affected(changed) for source in node.all_input_nodes]
+        results = [result for result in self.results if isinstance(result, fx.Node)]
+        return {node for node in (*readers, *results) if node not in inside}
+
+    def run_base(self, weights: Weights, batch: Any, groups: Sequence[frozenset[str]]) -> Values:
+        """Evaluate the base and keep what the groups of variants read."""
+        tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+        values: Values = {self.weights[name]: weights[name] for name in self.names}
+        values |= dict(zip(self.inputs, tensors, strict=True)) | self.constants
+        kept = set(values).union(*(self.frontier(group) for group in groups))
+        wanted = [node for node in self.operators if node in self._ancestors(kept)]
+        self._run(wanted, values, kept)
+        return values
+
+    def _ancestors(self, nodes: set[fx.Node]) -> set[fx.Node]:
+        found = set(nodes)
+        for node in reversed(self.operators):
+            if node in found:
+                found.update(node.all_input_nodes)
+        return found
+
+    def run_variants(
+        self, kept: Values, changed: frozenset[str], variants: Sequence[Weights]
+    ) -> list[Any]:
+        """Outputs of variants that replace the same tensors, evaluated together if several."""
+        if len(variants) == 1:
+            return [self._outputs(kept, changed, variants[0])]
+        stacked = {name: torch.stack([v[name] for v in variants]) for name in sorted(changed)}
+        wide = torch.vmap(lambda tensors: self._results(kept, changed, tensors))(stacked)
+        return [
+            pytree.tree_unflatten([result[i] for result in wide], self.outputs)
+            for i in range(len(variants))
+        ]
+
+    def _outputs(self, kept: Values, changed: frozenset[str], variant: Weights) -> Any:
+        return pytree.tree_unflatten(self._results(kept, changed, variant), self.outputs)
+
+    def _results(self, kept: Values, changed: frozenset[str], variant: Weights) -> list[Any]:
+        values = dict(kept)
+        values |= {self.weights[name]: variant[name] for name in changed}
+        self._run(self.affected(changed), values, set(kept))
+        return [values[r] if isinstance(r, fx.Node) else r for r in self.results]
+
+    def _run(self, nodes: Sequence[fx.Node], values: Values, kept: set[fx.Node]) -> None:
+        """Evaluate operators in order, dropping what nothing reads any more."""
+        last = {source: node for node in nodes for source in node.all_input_nodes}
+        final = {result for result in self.results if isinstance(result, fx.Node)}
+        for node in nodes:
+            arguments = fx.map_arg(node.args, values.__getitem__)
+            options = fx.map_arg(node.kwargs, values.__getitem__)
+            values[node] = node.target(*arguments, **options)  # pyright: ignore
+            for source in node.all_input_nodes:
+                if last[source] is node and source not in kept and source not in final:
+                    del values[source]
+
+    # Memory
+
+    def peak_bytes(self, groups: Sequence[frozenset[str]]) -> int:
+        """Upper bound of the bytes of activations while base and one variant are evaluated."""
+        kept = set[fx.Node]().union(*(self.frontier(group) for group in groups))
+        held = sum(_bytes(node) for node in kept if node.op == "call_function")
+        running = max((self._running(self.affected(group)) for group in groups), default=0)
+        return held + max(running, self._running(self.operators))
+
+    def _running(self, nodes: Sequence[fx.Node]) -> int:
+        """Most bytes alive at once while these operators run."""
+        last = {source: node for node in nodes for source in node.all_input_nodes}
+        inside, alive, most = set(nodes), 0, 0
+        for node in nodes:
+            alive += _bytes(node)
+            most = max(most, alive)
+            for source in set(node.all_input_nodes):
+                if last[source] is node and source in inside:
+                    alive -= _bytes(source)
+        return most
+
+    def width(self, changed: frozenset[str], budget: int) -> int:
+        """How many variants of one group fit the budget together."""
+        return max(1, budget // max(self._running(self.affected(changed)), 1))
+
+
+def _bytes(node: fx.Node) -> int:
+    leaves = pytree.tree_leaves(node.meta.get("val"))
+    return sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))

@@ -1,0 +1,204 @@
+"""Evaluate many variants of one model that differ from it in a few tensors.
+
+A variant is a mapping from names of parameters and buffers to the tensors that replace them: one
+layer reset to an earlier checkpoint, two coefficients of a loss landscape. The model is traced
+once, without computing, into a graph of pure operators. On every batch the base is evaluated once,
+and each variant recomputes only the operators that depend on what it replaces; variants that
+replace the same tensors are evaluated together in wide operators.
+
+The results are those of the plain loop (load the weights, evaluate, repeat), which
+``tests/reference/variants.py`` keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from layerscope.errors import LayerscopeError
+from layerscope.graph import Graph, trace
+from layerscope.isolation import isolated, unique_state
+from layerscope.task import Task
+
+Weights = Mapping[str, Tensor]
+Advance = Callable[[int, int], None]
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model, and each of its variants, does on every example.
+
+    Attributes:
+        losses: Loss per example, (variants, examples), float64.
+        correct: Whether the prediction is right, (variants, examples); None where the task has no
+            such notion.
+    """
+
+    losses: Tensor
+    correct: Tensor | None
+
+    @property
+    def errors(self) -> Tensor:
+        """Share of wrong predictions of every variant, (variants,), between 0 and 1.
+
+        Raises:
+            LayerscopeError: The task does not say which predictions are right.
+        """
+        if self.correct is None:
+            raise LayerscopeError(
+                "the task does not say which predictions are right.",
+                "Use a task with correct=..., or the losses.",
+            )
+        return 1.0 - self.correct.double().mean(1)
+
+
+def evaluate_variants(
+    model: nn.Module,
+    variants: Sequence[Weights],
+    data: Iterable[Any],
+    task: Task,
+    *,
+    weights: Weights | None = None,
+    budget: int = GIB,
+    advance: Advance | None = None,
+) -> Evaluation:
+    """Evaluate variants of a model in eval mode, computing what they share once per batch.
+
+    Args:
+        model: Any module whose control flow does not depend on the values of tensors.
+        variants: For each variant the tensors it replaces, by name; an empty mapping is the base.
+        data: Batches; those that would exceed the budget are split.
+        task: What a batch means.
+        weights: Parameters and buffers of the base; the model's own by default.
+        budget: Bytes that activations may take.
+        advance: Called with (batches done, 0) after each batch.
+
+    Returns:
+        Losses and correctness of every variant on every example, in the order given.
+
+    Raises:
+        LayerscopeError: A name or shape is not the model's, the data are empty, or the model's
+            control flow depends on values.
+    """
+    base = {name: t.detach() for name, t in unique_state(model).items()}
+    base |= {name: t.detach() for name, t in (weights or {}).items()}
+    for index, variant in enumerate(variants):
+        _check(index, variant, base)
+    groups: dict[frozenset[str], list[int]] = {}
+    for index, variant in enumerate(variants):
+        groups.setdefault(frozenset(variant), []).append(index)
+    found: list[tuple[Tensor, Tensor | None]] = []
+    with isolated(model), torch.no_grad():
+        engine = _Engine(model, task, base, variants, groups, budget)
+        for done, batch in enumerate(data, 1):
+            found += [engine(piece) for piece in engine.pieces(batch)]
+            if advance is not None:
+                advance(done, 0)
+    if not found:
+        raise LayerscopeError("there are no data to evaluate on.", "Pass at least one batch.")
+    losses = torch.cat([losses for losses, _ in found], 1)
+    right = [correct for _, correct in found if correct is not None]
+    return Evaluation(losses, torch.cat(right, 1) if right else None)
+
+
+def _check(index: int, variant: Weights, base: Weights) -> None:
+    for name, tensor in variant.items():
+        if name not in base:
+            raise LayerscopeError(
+                f"variant {index} replaces {name!r}, which the model does not have.",
+                "Use names of model.state_dict(); of tied tensors the first.",
+            )
+        if tensor.shape != base[name].shape:
+            raise LayerscopeError(
+                f"variant {index} gives {name!r} the shape {tuple(tensor.shape)}; "
+                f"the model has {tuple(base[name].shape)}.",
+                "Give every tensor the model's shape.",
+            )
+
+
+class _Engine:
+    """Evaluates all variants on one batch after the other; a graph per shape of batch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        base: Weights,
+        variants: Sequence[Weights],
+        groups: Mapping[frozenset[str], list[int]],
+        budget: int,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.base = base
+        self.variants = variants
+        self.groups = groups
+        self.budget = budget
+        self._graphs: dict[Any, Graph] = {}
+        self._size: int | None = None
+
+    def graph(self, batch: Any) -> Graph:
+        """The graph for batches of this shape."""
+        leaves, spec = pytree.tree_flatten(batch)
+        key = (spec, tuple(leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        if key not in self._graphs:
+            self._graphs[key] = trace(self.model, self.task, self.base, batch)
+        return self._graphs[key]
+
+    def pieces(self, batch: Any) -> Iterator[Any]:
+        """The batch in parts whose activations fit the budget."""
+        n = _examples(batch)
+        if self._size is None:
+            needed = self.graph(batch).peak_bytes(list(self.groups))
+            self._size = max(1, int(n * self.budget / max(needed, 1)))
+        for start in range(0, n, self._size):
+            yield _slice(batch, n, start, start + self._size) if n > self._size else batch
+
+    def __call__(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        graph = self.graph(batch)
+        outputs: list[Any] = [None] * len(self.variants)
+        kept = graph.run_base(self.base, batch, list(self.groups))
+        for changed, members in self.groups.items():
+            for chunk in self._chunks(graph, changed, members):
+                made = graph.run_variants(kept, changed, [self.variants[i] for i in chunk])
+                for index, output in zip(chunk, made, strict=True):
+                    outputs[index] = self._judge(output, batch)
+        losses = torch.stack([losses for losses, _ in outputs])
+        correct = [right for _, right in outputs if right is not None]
+        return losses, torch.stack(correct) if correct else None
+
+    def _chunks(
+        self, graph: Graph, changed: frozenset[str], members: list[int]
+    ) -> Iterator[list[int]]:
+        """Variants to evaluate together: as many as the budget allows, one where it never pays."""
+        width = graph.width(changed, self.budget) if len(members) > 1 else 1
+        for start in range(0, len(members), width):
+            yield members[start : start + width]
+
+    def _judge(self, output: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+        losses = self.task.losses(output, batch).double()
+        correct = None if self.task.correct is None else self.task.correct(output, batch)
+        return losses, correct
+
+
+def _examples(batch: Any) -> int:
+    sizes = {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)}
+    if len(sizes) != 1:
+        raise LayerscopeError(
+            f"the tensors of a batch have {sorted(sizes)} rows.",
+            "Give every tensor of a batch one row per example.",
+        )
+    return sizes.pop()
+
+
+def _slice(batch: Any, n: int, start: int, stop: int) -> Any:
+    def part(leaf: Any) -> Any:
+        return leaf[start : min(stop, n)] if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(part, batch)

@@ -1,0 +1,137 @@
+"""Shared evaluation gives the numbers of the plain loop."""
+
+import pytest
+import torch
+from tests.cases import CASES, CNN, FCN
+from torch import nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.isolation import unique_state
+from layerscope.task import Task
+from layerscope.variants import evaluate_variants
+from reference import variants as reference
+
+
+def disturbed(case, model, draws, seed=0):
+    """The base, then every layer with noise on its parameters, ``draws`` times."""
+    generator = torch.Generator().manual_seed(seed)
+    state = unique_state(model)
+    noise = [
+        {n: state[n] + 0.1 * torch.randn(state[n].shape, generator=generator) for n in group}
+        for layer in case.map(model)
+        for group in [layer.parameters] * draws
+    ]
+    return [{}, *noise]
+
+
+def same(found, expected):
+    losses, correct = expected
+    torch.testing.assert_close(found.losses, losses, rtol=2e-6, atol=1e-6)
+    assert torch.equal(found.correct, correct)
+
+
+@pytest.mark.parametrize("budget", [2**30, 20_000, 1])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_numbers_are_those_of_the_plain_loop(case, budget):
+    model, data = case.model(), [case.batch(0), case.batch(1)]
+    variants = disturbed(case, model, 3)
+    found = evaluate_variants(model, variants, data, case.task, budget=budget)
+    same(found, reference.evaluate(model, variants, data, case.task))
+
+
+def test_buffers_are_replaced_too():
+    model, data = CNN.model(), [CNN.batch(0)]
+    state = unique_state(model)
+    layer = next(layer for layer in CNN.map(model) if layer.buffers)
+    variants = [{n: state[n] + 1 for n in (*layer.parameters, *layer.buffers)}, {}]
+    found = evaluate_variants(model, variants, data, CNN.task)
+    same(found, reference.evaluate(model, variants, data, CNN.task))
+    assert not torch.equal(found.losses[0], found.losses[1])
+
+
+def test_several_layers_at_once_and_the_whole_model():
+    model, data = FCN.model(), [FCN.batch(0)]
+    other = unique_state(FCN.model(seed=1))
+    pairs = [{n: other[n] for n in other if n.startswith(p)} for p in (("layer1", "output"), "")]
+    found = evaluate_variants(model, pairs, data, FCN.task)
+    same(found, reference.evaluate(model, pairs, data, FCN.task))
+    alone = reference.evaluate(FCN.model(seed=1), [{}], data, FCN.task)[0]
+    torch.testing.assert_close(found.losses[1:], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_batches_of_different_sizes():
+    model = FCN.model()
+    inputs, labels = FCN.batch(0)
+    data = [(inputs, labels), (inputs[:3], labels[:3])]
+    variants = disturbed(FCN, model, 2)
+    found = evaluate_variants(model, variants, data, FCN.task)
+    same(found, reference.evaluate(model, variants, data, FCN.task))
+
+
+def test_other_base_weights():
+    model, other, data = FCN.model(), FCN.model(seed=1), [FCN.batch(0)]
+    found = evaluate_variants(model, [{}], data, FCN.task, weights=unique_state(other))
+    same(found, reference.evaluate(other, [{}], data, FCN.task))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_model_is_left_as_found(case):
+    model = case.model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    evaluate_variants(model, disturbed(case, model, 1), [case.batch(0)], case.task)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_budget_bounds_the_rows_evaluated_at_once():
+    rows = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            rows.append(x.shape[0])
+            return self.inner(x)
+
+    data = [(torch.randn(64, 3), torch.zeros(64, dtype=torch.long))]
+    task = Task.classification()
+    evaluate_variants(Watched(), [{}], data, task, budget=10**6)
+    assert rows == [64]
+    rows.clear()
+    evaluate_variants(Watched(), [{}], data, task, budget=100)
+    assert max(rows[1:]) < 64
+
+
+BAD = {
+    "name": ({"layer9.weight": torch.ones(1)}, "'layer9.weight', which the model does not have"),
+    "shape": ({"output.bias": torch.ones(99)}, "the shape \\(99,\\)"),
+}
+
+
+@pytest.mark.parametrize(("variant", "message"), BAD.values(), ids=BAD)
+def test_variants_that_do_not_fit_are_named(variant, message):
+    with pytest.raises(LayerscopeError, match=message):
+        evaluate_variants(FCN.model(), [variant], [FCN.batch(0)], FCN.task)
+
+
+def test_no_data_is_an_error():
+    with pytest.raises(LayerscopeError, match="no data"):
+        evaluate_variants(FCN.model(), [{}], [], FCN.task)
+
+
+def test_control_flow_on_values_is_refused():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > 0 else self.inner(-x)
+
+    data = [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(LayerscopeError, match="cannot be traced"):
+        evaluate_variants(Branching(), [{}], data, Task.classification())
