@@ -4,86 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.isolation import unwrap
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Probe, step_coordinates
-from layerscope.probes.driver import Row, assemble, check_needs, is_finite, store_batch
+from layerscope.probes.base import Moment, MomentProbe, Probe
+from layerscope.probes.driver import assemble, check_needs, is_finite, store_batch
 from layerscope.schedule import Schedule
 from layerscope.store import Run
 from layerscope.task import Task
+from layerscope.watching import Live, Previous, Watch, scalars
 
 FLUSH_SECONDS = 30.0
-
-
-@dataclass
-class _Watch:
-    """One probe on its schedule: the layers it selects and what it measured since the flush."""
-
-    probe: MomentProbe
-    schedule: Schedule
-    layers: LayerMap
-    rows: list[Row] = field(default_factory=list)
-
-
-class _Live(Mapping[str, Tensor]):
-    """The model's tensors at one moment, by name.
-
-    Parameters are found one by one, which costs a fraction of a ``state_dict``; whatever else is
-    asked for comes from that. Nothing is remembered from one moment to the next, since modules
-    and parameters may be exchanged in between.
-    """
-
-    def __init__(self, model: nn.Module, aliases: Mapping[str, str]) -> None:
-        self._model = model
-        self._aliases = aliases
-
-    @cached_property
-    def state(self) -> dict[str, Tensor]:
-        """All parameters and buffers, tied ones once: what a checkpoint holds."""
-        state = self._model.state_dict().items()
-        return {k: v for k, v in state if k not in self._aliases and isinstance(v, Tensor)}
-
-    def __getitem__(self, name: str) -> Tensor:
-        *path, leaf = name.split(".")
-        module: nn.Module | None = self._model
-        for part in path:
-            module = module._modules.get(part) if module is not None else None
-        parameter = module._parameters.get(leaf) if module is not None else None
-        return self.state[name] if parameter is None else parameter.detach()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.state)
-
-    def __len__(self) -> int:
-        return len(self.state)
-
-
-@dataclass
-class _Previous:
-    """Weights at the moment measured before, shared by all probes of one schedule."""
-
-    names: tuple[str, ...]
-    weights: dict[str, Tensor] | None = None
-
-    def keep(self, now: Mapping[str, Tensor]) -> None:
-        """Copy the weights of this moment into place."""
-        if self.weights is None:
-            self.weights = {name: now[name].clone() for name in self.names}
-        else:
-            torch._foreach_copy_(list(self.weights.values()), [now[n] for n in self.names])
 
 
 class Recorder:
@@ -183,9 +123,9 @@ class Recorder:
 
     def _watch(
         self, probes: Sequence[Probe] | Mapping[Any, Schedule], default: Schedule, per: int | None
-    ) -> list[_Watch]:
+    ) -> list[Watch]:
         pairs = probes.items() if isinstance(probes, Mapping) else ((p, default) for p in probes)
-        watches: list[_Watch] = []
+        watches: list[Watch] = []
         for probe, schedule in pairs:
             if not isinstance(probe, MomentProbe):
                 name = type(probe).__name__
@@ -196,16 +136,16 @@ class Recorder:
             if any(watch.probe == probe for watch in watches):
                 raise LayerscopeError(f"{probe} is listed twice.", "List every probe once.")
             check_needs(probe, self._given)
-            watches.append(_Watch(probe, schedule.bind(per), probe.select(self.layers)))
+            watches.append(Watch(probe, schedule.bind(per), probe.select(self.layers)))
         return watches
 
-    def _shared_previous(self) -> dict[Schedule, _Previous]:
+    def _shared_previous(self) -> dict[Schedule, Previous]:
         names: dict[Schedule, dict[str, None]] = {}
         for watch in self._watches:
             if "previous" in watch.probe.needs:
                 wanted = names.setdefault(watch.schedule, {})
                 wanted.update(dict.fromkeys(watch.layers.parameter_names))
-        return {schedule: _Previous(tuple(wanted)) for schedule, wanted in names.items()}
+        return {schedule: Previous(tuple(wanted)) for schedule, wanted in names.items()}
 
     # The loop
 
@@ -283,7 +223,7 @@ class Recorder:
             self._close_loss(step)
         if not due and not keep:
             return
-        now = _Live(self.model, self.layers.aliases)
+        now = Live(self.model, self.layers.aliases)
         for watch in due:
             self._measure(watch, now)
         for schedule, previous in self._previous.items():
@@ -292,7 +232,7 @@ class Recorder:
         if keep:
             self._keep(now)
 
-    def _measure(self, watch: _Watch, now: Mapping[str, Tensor]) -> None:
+    def _measure(self, watch: Watch, now: Mapping[str, Tensor]) -> None:
         previous = None
         if "previous" in watch.probe.needs:
             previous = self._previous[watch.schedule].weights
@@ -314,7 +254,7 @@ class Recorder:
                 self._initial = {name: stored[name].to(now[name].device) for name in names}
         return self._initial
 
-    def _keep(self, now: _Live) -> None:
+    def _keep(self, now: Live) -> None:
         assert self.run is not None
         self.run.write_checkpoint(self.current_step, now.state)
         self._last_checkpoint = self.current_step
@@ -340,30 +280,12 @@ class Recorder:
                 watch.rows = []
         if self._loss_rows:
             rows = [(step, {"loss": value}) for step, value in self._loss_rows]
-            self.run.append_results("training", self._scalars(rows))
+            self.run.append_results("training", scalars(rows, self._steps_per_epoch))
             self._loss_rows = []
         if self._logged:
-            self.run.append_results("evaluation", self._scalars(self._logged))
+            self.run.append_results("evaluation", scalars(self._logged, self._steps_per_epoch))
             self._logged = []
         self._flushed = time.monotonic()
-
-    def _scalars(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> xr.Dataset:
-        """Numbers of the whole model over steps; several rows of one step are merged."""
-        merged: dict[int, dict[str, float]] = {}
-        for step, values in rows:
-            merged.setdefault(step, {}).update(values)
-        names = dict.fromkeys(name for values in merged.values() for name in values)
-        return xr.Dataset(
-            {
-                name: (
-                    "step",
-                    [values.get(name, math.nan) for values in merged.values()],
-                    {"long_name": name.replace("_", " "), "units": "1", "source": "recorder"},
-                )
-                for name in names
-            },
-            coords=step_coordinates(list(merged), self._steps_per_epoch),
-        )
 
     def __exit__(
         self,
@@ -380,7 +302,7 @@ class Recorder:
             if self._loss_count:
                 self._close_loss(self.current_step)
             if self._last_checkpoint != self.current_step:
-                self._keep(_Live(self.model, self.layers.aliases))
+                self._keep(Live(self.model, self.layers.aliases))
             self.flush()
         except BaseException as late:
             self._fail(late)
