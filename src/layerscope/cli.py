@@ -290,7 +290,7 @@ def _set(config: Any, path: str, value: Any) -> Any:
 
 def _quickstart(words: list[str]) -> None:
     options = _parse(Quickstart, words, "quickstart")
-    from layerscope.probes import GradientMagnitude, measure
+    from layerscope.probes import GradientMagnitude, Reinitialisation, measure
     from layerscope.publish import stacked, write_report
     from layerscope.training import restore, train
 
@@ -309,7 +309,8 @@ def _quickstart(words: list[str]) -> None:
                 advance=lambda done, total, b=before: advance(b + options.epochs * done // total),
             )
             made = restore(run)
-            measure(GradientMagnitude(), run, model=made.model, task=made.task, batch=made.batch)
+            for probe in (GradientMagnitude(), Reinitialisation()):
+                measure(probe, run, **made.given)
             runs.append(run)
             advance(before + options.epochs)
     _print_table(stacked(runs))
@@ -457,7 +458,7 @@ def _context(run: Any, options: Measure) -> dict[str, Any]:
     if run.manifest["config"] is None:
         return {}
     made = restore(run, options.data_root)
-    return {"model": made.model, "task": made.task, "batch": made.batch}
+    return made.given
 
 
 def _probe(name: str) -> Any:
@@ -549,12 +550,27 @@ def _print_cells(table: Any) -> None:
 
 
 def _print_measurement(dataset: Any) -> None:
-    """Every variable over layers, at the last step where it has steps."""
+    """Every variable over layers, at the last step where it has steps.
+
+    Of variables with one more dimension (intervals, checkpoints) the first follows in a table of
+    its own, a column for each value.
+    """
     from layerscope.figures.table import Column, Table
 
     last = dataset.isel(step=-1, drop=True) if "step" in dataset.dims else dataset
-    names = [name for name, values in last.items() if values.dims == ("layer",)]
-    _print_cells(Table(last[names], key="measurement", title="", columns=tuple(map(Column, names))))
+    flat = {name: values for name, values in last.items() if values.dims == ("layer",)}
+    if flat:
+        columns = tuple(Column(name) for name in flat)
+        _print_cells(Table(last[list(flat)], key="measurement", title="", columns=columns))
+    for values in last.data_vars.values():
+        others = [dim for dim in values.dims if dim != "layer"]
+        if "layer" in values.dims and len(others) == 1:
+            wide = values.reset_coords(drop=True).to_dataset(others[0])
+            columns = tuple(Column(name, str(name), "") for name in wide)
+            units = values.attrs["units"]
+            out.print(f"\n[bold]{values.attrs['long_name']} ({units}), by {others[0]}[/]")
+            _print_cells(Table(wide, key="measurement", title="", columns=columns))
+            break
 
 
 def _print_verdicts(verdicts: Sequence[tuple[Any, Any]]) -> None:

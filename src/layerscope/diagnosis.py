@@ -10,11 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from layerscope.figures.estimate import mean_interval
 from layerscope.report.page import Finding
 
 Measured = Mapping[str, xr.Dataset]
 BARELY_MOVED = 0.01
 GRADIENT_SPAN = 1e3
+MOST_RESETS = 6
 
 
 def layer_summary(measured: Measured) -> xr.Dataset:
@@ -60,6 +62,8 @@ def findings(summary: xr.Dataset, measured: Measured) -> tuple[Finding, ...]:
     found += _barely_moved(means)
     if "gradient_magnitude" in measured:
         found += _gradient_span(measured["gradient_magnitude"]["gradient_magnitude"])
+    if "reinitialisation" in measured:
+        found += _resets(measured["reinitialisation"])
     return tuple(finding for finding in found if finding is not None)
 
 
@@ -144,4 +148,33 @@ def _gradient_span(gradients: xr.DataArray) -> list[Finding]:
             f"Mean absolute gradient on the fixed batch; threshold {GRADIENT_SPAN:.0e}.",
             low,
         )
+    ]
+
+
+def _resets(dataset: xr.Dataset) -> list[Finding]:
+    """What resetting each layer to its earliest weights costs; ends of the scale if many."""
+    steps = [str(c) for c in dataset["checkpoint"].values if str(c) != "random"]
+    chosen = dataset.sel(checkpoint=steps[0])
+    rise, error = chosen["degradation"], chosen["degradation_error"]
+    labels = chosen["label"]
+    if "seed" in rise.dims:
+        found = mean_interval(rise.transpose("layer", "seed").values, axis=1)
+        costs, margins = found.mean, found.high - found.mean
+        rows = labels.transpose("layer", "seed").values
+        kinds = [str(row[0]) if len(set(row)) == 1 else "differs by seed" for row in rows]
+    else:
+        costs, margins = rise.values, 1.96 * error.values
+        kinds = [str(kind) for kind in labels.values]
+    order = np.argsort(-costs)
+    shown = order if len(order) <= MOST_RESETS else [*order[:3], *order[-3:]]
+    start = "its initial weights" if steps[0] == "0" else f"step {steps[0]}"
+    return [
+        Finding(
+            f"Resetting {dataset['layer'].values[i]} to {start} costs "
+            f"{costs[i]:.1f} \N{PLUS-MINUS SIGN} {margins[i]:.1f} points: {kinds[i]}.",
+            evidence="Rise of the test error and its 95% interval, over seeds where there are "
+            "several, else over test examples.",
+            layer=str(dataset["layer"].values[i]),
+        )
+        for i in shown
     ]

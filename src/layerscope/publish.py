@@ -42,6 +42,7 @@ SECTIONS = {
     "distance_from_initialisation": "How far each layer has come",
     "convergence": "When each layer arrives",
     "path_and_progress": "Path walked and progress made",
+    "reinitialisation": "Which layers can be reset",
     "gradient_magnitude": "What reaches each layer",
 }
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from layerscope import schedule
 from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_dict, to_dict
 from layerscope.data.dataset import Dataset, Split, load
-from layerscope.data.loader import Batches, mixed_seed
+from layerscope.data.loader import Batches, InOrder, mixed_seed
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import isolated
 from layerscope.models import build
@@ -33,18 +33,29 @@ from layerscope.task import Task
 
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
-EVALUATION_BATCH = 1000
 Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a configuration builds: data, an initialised model, the task and the fixed batch."""
+    """What a configuration builds: data, an initialised model, its task, batch and factory."""
 
     dataset: Dataset
     model: nn.Module
     task: Task
     batch: Any
+    factory: Callable[[], nn.Module]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What `layerscope.probes.measure` takes beside probe and run; data are the test set."""
+        return {
+            "model": self.model,
+            "task": self.task,
+            "batch": self.batch,
+            "data": InOrder(self.dataset.test),
+            "factory": self.factory,
+        }
 
 
 @lru_cache(maxsize=2)
@@ -65,9 +76,10 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
     outputs = dataset.n_classes or dataset.train.targets.shape[1]
-    model = build(config.model, dataset.input_shape, outputs).to(device)
+    factory = partial(build, config.model, dataset.input_shape, outputs)
+    model = factory().to(device)
     task = Task.classification() if dataset.task == "classification" else Task.regression()
-    return Problem(dataset, model, task, _fixed_batch(dataset.train, config.probe_batch))
+    return Problem(dataset, model, task, _fixed_batch(dataset.train, config.probe_batch), factory)
 
 
 def _fixed_batch(split: Split, size: int) -> tuple[Tensor, Tensor]:
@@ -125,8 +137,7 @@ def evaluate(model: nn.Module, task: Task, split: Split) -> dict[str, float]:
     """
     losses, correct = [], []
     with isolated(model), torch.no_grad():
-        for indices in torch.arange(len(split), device=split.device).split(EVALUATION_BATCH):
-            batch = split.batch(indices)
+        for batch in InOrder(split):
             outputs = task.forward(model, batch)
             losses.append(task.losses(outputs, batch).double())
             if task.correct is not None:

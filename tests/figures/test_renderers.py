@@ -17,6 +17,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.figures import plotly as page
 from layerscope.figures.figure import Bars, Heatmap, Lines, Table
 from layerscope.figures.matplotlib import draw, save
+from layerscope.figures.plotly import spec
 
 
 def test_matplotlib_writes_picture_and_document(figure, tmp_path):
@@ -115,3 +116,13 @@ def test_describing_a_figure_needs_no_drawing_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", [Lines, Heatmap])
+def test_names_that_look_like_numbers_stay_names(kind):
+    names = ["random", "0", "10", "300"]
+    data = xr.DataArray(
+        np.ones((2, 4)), dims=("layer", "step"), coords={"step": names, "layer": ["0", "2"]}
+    )
+    layout = spec(kind(data, "k", "t"))["layout"]
+    assert layout["xaxis"]["type"] == "category"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -81,3 +82,23 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs (B, ...) and targets (B, ...) of step ``step``: see :meth:`Split.batch`."""
         return self.split.batch(self.indices(step))
+
+
+@dataclass(frozen=True, eq=False)
+class InOrder:
+    """A split once through, in its own order: for testing. Iterable as often as needed.
+
+    Attributes:
+        split: Examples to go through.
+        batch_size: Examples per batch; the last may be smaller.
+    """
+
+    split: Split
+    batch_size: int = 1000
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.split) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        positions = torch.arange(len(self.split), device=self.split.device)
+        return (self.split.batch(indices) for indices in positions.split(self.batch_size))

@@ -65,7 +65,7 @@ def execute(job: Job, advance: Callable[[int, int], None]) -> Outcome:
             return Outcome(job.path, run.missing, time.monotonic() - started, reused)
         made = restore(run, job.data_root)
         for probe in job.probes:
-            measure(probe, run, model=made.model, task=made.task, batch=made.batch)
+            measure(probe, run, **made.given)
     except LayerscopeError as error:
         return Outcome(job.path, str(error), time.monotonic() - started, reused)
     return Outcome(job.path, "", time.monotonic() - started, reused)

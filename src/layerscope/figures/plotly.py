@@ -65,7 +65,7 @@ def _lines(figure: Lines, colours: Mapping[str, str] | None) -> dict[str, Any]:
     layout = parts.layout("lines", figure.x, panels, note)
     parts.label_axes(layout, len(panels), _x_title(figure), axes.title(figure.data))
     for i in range(len(panels)):
-        layout[parts.axis("xaxis", i)]["showgrid"] = False
+        layout[parts.axis("xaxis", i)] |= {"showgrid": False, **parts.name_axis(series[0].x)}
         if figure.log_x:
             layout[parts.axis("xaxis", i)] |= parts.log_axis(s.x for s in series)
         if figure.log_y:
@@ -171,7 +171,7 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
     for i, grid in enumerate(grids):
         rows = [escape(axes.short(v)) for v in grid.y]
         layers = rows if figure.y == LAYER else None
-        layout[parts.axis("xaxis", i)]["showgrid"] = False
+        layout[parts.axis("xaxis", i)] |= {"showgrid": False, **parts.name_axis(grid.x)}
         layout[parts.axis("yaxis", i)] |= parts.ROW_AXIS
         layout[parts.axis("yaxis", i)] |= {"range": [len(rows) - 0.5, -0.5], "autorange": False}
         traces.append(

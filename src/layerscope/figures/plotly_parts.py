@@ -40,9 +40,19 @@ def meta(role: str, panel: int, layer: str | None, group: str) -> dict[str, Any]
     return {"role": role, "panel": panel, "layer": layer, "group": group}
 
 
+MOST_NAMES = 16  # on an axis, before some are left out
+
+
 def positions(x: np.ndarray) -> list[Any]:
     """Coordinates for JSON: numbers to 7 significant digits, names escaped."""
     return [escape(v) for v in x] if x.dtype == object else significant(x, 7)
+
+
+def name_axis(x: np.ndarray) -> dict[str, Any]:
+    """Names stand at equal distances in their own order, also where they look like numbers."""
+    if x.dtype != object:
+        return {}
+    return {"type": "category", "nticks": 0, **({"dtick": 1} if len(x) <= MOST_NAMES else {})}
 
 
 def log_axis(values: Iterable[np.ndarray]) -> dict[str, Any]:

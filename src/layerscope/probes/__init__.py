@@ -7,6 +7,7 @@ from layerscope.probes.convergence import Convergence, PathAndProgress
 from layerscope.probes.distance import DistanceFromInitialisation
 from layerscope.probes.driver import measure
 from layerscope.probes.gradient import GradientMagnitude
+from layerscope.probes.reinitialisation import Reinitialisation
 from layerscope.probes.weight_change import WeightChange
 
 PROBES: Mapping[str, type[Probe]] = {
@@ -15,6 +16,7 @@ PROBES: Mapping[str, type[Probe]] = {
     "convergence": Convergence,
     "path_and_progress": PathAndProgress,
     "gradient_magnitude": GradientMagnitude,
+    "reinitialisation": Reinitialisation,
 }
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "MomentProbe",
     "PathAndProgress",
     "Probe",
+    "Reinitialisation",
     "Trajectory",
     "TrajectoryProbe",
     "WeightChange",

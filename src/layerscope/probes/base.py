@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +24,7 @@ from layerscope.layers import LayerMap
 from layerscope.store import Run
 from layerscope.task import Task
 
-Need = Literal["previous", "initial", "batch", "second_batch", "task", "model"]
+Need = Literal["previous", "initial", "batch", "second_batch", "task", "model", "data"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ class Trajectory:
         model: A module that takes the run's weights.
         task: What a batch means.
         batch: The run's fixed batch.
+        data: Batches to test on.
+        factory: Builds the model anew, for draws from its initialisers.
     """
 
     run: Run
@@ -155,6 +157,8 @@ class Trajectory:
     model: nn.Module | None = None
     task: Task | None = None
     batch: Any = None
+    data: Any = None
+    factory: Callable[[], nn.Module] | None = None
 
 
 def snake(name: str) -> str:

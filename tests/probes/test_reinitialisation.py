@@ -1,0 +1,120 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.cases import CNN, FCN
+
+from layerscope.errors import LayerscopeError
+from layerscope.isolation import unique_state
+from layerscope.probes import Reinitialisation, measure
+from layerscope.recorder import Recorder
+from layerscope.schedule import every
+from layerscope.store import Run
+from reference import variants as reference
+
+
+def recorded(case, path, steps=4):
+    """A short training of a case, a checkpoint per step."""
+    model = case.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    layers = case.map(model)
+    with Recorder(model, path, layers=layers, checkpoints=every(1), measure=every(1)) as recorder:
+        for step in range(steps):
+            batch = case.batch(step)
+            optimizer.zero_grad()
+            case.task.loss(case.task.forward(model, batch), batch).backward()
+            optimizer.step()
+            recorder.step()
+    return Run.open(path), model
+
+
+@pytest.fixture(params=[FCN, CNN], ids=lambda case: case.name)
+def made(request, tmp_path):
+    case = request.param
+    run, model = recorded(case, tmp_path / "run")
+    given = {"model": model, "task": case.task, "data": [case.batch(20), case.batch(21)]}
+    return run, given | {"factory": case.build}
+
+
+def test_every_reset_is_that_of_the_plain_loop(made):
+    run, given = made
+    found = measure(Reinitialisation(checkpoints="all", draws=2), run, **given)
+    final = dict(run.checkpoint(run.steps[-1]))
+    run.load(given["model"], run.steps[-1])
+    for layer in run.layers:
+        owned = [*layer.parameters, *layer.buffers]
+        resets = [{n: run.checkpoint(s)[n] for n in owned} for s in run.steps]
+        losses, correct = reference.evaluate(given["model"], resets, given["data"], given["task"])
+        row = found.sel(layer=layer.name, checkpoint=[str(s) for s in run.steps])
+        np.testing.assert_allclose(row["error"], 100 * (1 - correct.double().mean(1)), atol=1e-9)
+        np.testing.assert_allclose(row["loss"], losses.mean(1), rtol=1e-6)
+    assert all(torch.equal(final[n], t) for n, t in unique_state(given["model"]).items())
+
+
+def test_the_last_checkpoint_gives_the_trained_model(made):
+    run, given = made
+    found = measure(Reinitialisation(), run, **given)
+    last = found.sel(checkpoint=str(run.steps[-1]))
+    assert (last["error"] == found["base_error"]).all()
+    assert (last["degradation"] == 0).all()
+    assert float(last["model_error"]) == float(found["base_error"])
+
+
+def test_the_whole_model_at_each_checkpoint(made):
+    run, given = made
+    found = measure(Reinitialisation(checkpoints="all", draws=0), run, **given)
+    wholes = [dict(run.checkpoint(step)) for step in run.steps]
+    _, correct = reference.evaluate(given["model"], wholes, given["data"], given["task"])
+    np.testing.assert_allclose(found["model_error"], 100 * (1 - correct.double().mean(1)))
+    assert "random" not in found["checkpoint"].values
+
+
+def test_statistics_are_kept_or_swapped(tmp_path):
+    run, model = recorded(CNN, tmp_path / "run")
+    given = {"model": model, "task": CNN.task, "data": [CNN.batch(9)], "factory": CNN.build}
+    swap, keep = (
+        measure(Reinitialisation(batch_norm=mode, draws=0), run, **given)
+        for mode in ("swap", "keep")
+    )
+    assert not np.allclose(swap["loss"], keep["loss"])
+    plain = [layer.name for layer in run.layers if not layer.buffers]
+    np.testing.assert_allclose(swap["loss"].sel(layer=plain), keep["loss"].sel(layer=plain))
+
+
+def test_other_test_data_are_measured_anew(made):
+    run, given = made
+    first = measure(Reinitialisation(), run, **given)
+    other = measure(Reinitialisation(), run, **given | {"data": given["data"][1:]})
+    assert first.attrs["n_examples"] == 2 * other.attrs["n_examples"]
+
+
+def test_figures_name_epochs(made):
+    run, given = made
+    (figure,) = Reinitialisation().figures(measure(Reinitialisation(), run, **given))
+    (grid,) = figure.matrix()
+    assert next(iter(grid.x)) == "random"
+    assert len(grid.y) == len(run.layers)
+
+
+BAD = {
+    "checkpoint": ({"checkpoints": (0, 99)}, {}, "no checkpoint at step 99"),
+    "data": ({}, {"data": None}, "needs data"),
+    "task": ({}, {"task": dataclasses.replace(FCN.task, correct=None)}, "wrong predictions"),
+}
+
+
+@pytest.mark.parametrize(("settings", "changes", "message"), BAD.values(), ids=BAD)
+def test_what_is_missing_is_said(made, settings, changes, message):
+    run, given = made
+    with pytest.raises(LayerscopeError, match=message):
+        measure(Reinitialisation(**settings), run, **given | changes)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(2, [0, 1]), (5, [0, 1, 2, 4]), (21, [0, 1, 2, 4, 8, 16, 20])]
+)
+def test_log_checkpoints_include_both_ends(n, expected):
+    from types import SimpleNamespace
+
+    assert Reinitialisation()._steps(SimpleNamespace(steps=list(range(n)))) == expected
