@@ -446,7 +446,7 @@ def _measure(words: list[str]) -> None:
     out.print(f"kept in {run.path / 'results'}")
 
 
-def _context(run: Any, options: Measure) -> dict[str, Any]:
+def _context(run: Any, options: Any) -> dict[str, Any]:
     """Model and task for probes that need them."""
     from layerscope.models import custom
     from layerscope.task import Task
@@ -455,7 +455,7 @@ def _context(run: Any, options: Measure) -> dict[str, Any]:
     if options.model is not None:
         task = getattr(Task, options.task)() if options.task else None
         return {"model": custom(CustomModel(factory=options.model)), "task": task}
-    if run.manifest["config"] is None:
+    if run.manifest["config"] is None or not {"model", "data"} & options.settings.needs:
         return {}
     made = restore(run, options.data_root)
     return made.given
