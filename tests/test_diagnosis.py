@@ -62,3 +62,30 @@ def test_gradients_that_differ_much_are_a_warning(smallest, count):
     made = measured(gradient=(1.0, smallest, 3.0))
     found = [f for f in findings(layer_summary(made), made) if "Gradients" in f.text]
     assert len(found) == count
+
+
+def resets(seeds=None, labels=("critical", "ambient", "between")):
+    """Degradation of three layers after resetting them to step 0."""
+    points = ("layer", "checkpoint")
+    made = xr.Dataset(
+        {
+            "degradation": (points, [[70.0, 40.0], [71.0, 0.4], [72.0, 3.0]]),
+            "degradation_error": (points, [[1.0, 1.0], [1.0, 0.05], [1.0, 1.0]]),
+            "label": ("layer", list(labels)),
+        },
+        coords={"layer": LAYERS, "checkpoint": ["random", "0"]},
+    )
+    return xr.concat([made] * seeds, "seed") if seeds else made
+
+
+@pytest.mark.parametrize("seeds", [None, 3])
+def test_a_plain_sentence_says_what_a_reset_costs(seeds):
+    made = measured(seeds=seeds) | {"reinitialisation": resets(seeds)}
+    texts = [f.text for f in findings(layer_summary(made), made) if "Resetting" in f.text]
+    margin = "0.0" if seeds else "2.0"
+    assert f"a to its initial weights costs 40.0 \u00b1 {margin} points: critical." in texts[0]
+    assert [text.rpartition(": ")[2] for text in texts] == [
+        "critical.",
+        "neither ambient nor critical.",
+        "ambient.",
+    ]

@@ -17,6 +17,12 @@ Measured = Mapping[str, xr.Dataset]
 BARELY_MOVED = 0.01
 GRADIENT_SPAN = 1e3
 MOST_RESETS = 6
+WORDS = {
+    "ambient": "ambient",
+    "critical": "critical",
+    "between": "neither ambient nor critical",
+    "differs": "its kind differs by seed",
+}
 
 
 def layer_summary(measured: Measured) -> xr.Dataset:
@@ -160,10 +166,12 @@ def _resets(dataset: xr.Dataset) -> list[Finding]:
     if "seed" in rise.dims:
         found = mean_interval(rise.transpose("layer", "seed").values, axis=1)
         costs, margins = found.mean, found.high - found.mean
+        evidence = f"Rise of the test error; 95% interval over {rise.sizes['seed']} seeds."
         rows = labels.transpose("layer", "seed").values
-        kinds = [str(row[0]) if len(set(row)) == 1 else "differs by seed" for row in rows]
+        kinds = [str(row[0]) if len(set(row)) == 1 else "differs" for row in rows]
     else:
         costs, margins = rise.values, 1.96 * error.values
+        evidence = "Rise of the test error; 95% interval over test examples, paired."
         kinds = [str(kind) for kind in labels.values]
     order = np.argsort(-costs)
     shown = order if len(order) <= MOST_RESETS else [*order[:3], *order[-3:]]
@@ -171,9 +179,8 @@ def _resets(dataset: xr.Dataset) -> list[Finding]:
     return [
         Finding(
             f"Resetting {dataset['layer'].values[i]} to {start} costs "
-            f"{costs[i]:.1f} \N{PLUS-MINUS SIGN} {margins[i]:.1f} points: {kinds[i]}.",
-            evidence="Rise of the test error and its 95% interval, over seeds where there are "
-            "several, else over test examples.",
+            f"{costs[i]:.1f} \N{PLUS-MINUS SIGN} {margins[i]:.1f} points: {WORDS[kinds[i]]}.",
+            evidence=evidence,
             layer=str(dataset["layer"].values[i]),
         )
         for i in shown
