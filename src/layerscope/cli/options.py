@@ -1,0 +1,148 @@
+"""What every command accepts; field documentation is the help text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import AvoidSubcommands, Positional, arg
+
+from layerscope.config import (
+    RunConfig,
+)
+
+Kind = Literal["recipes", "probes", "models", "data"]
+TaskName = Literal["classification", "regression", "language_model"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where data are found and runs execute.
+
+    Attributes:
+        data_root: Folder of local data sets in hub layout; LAYERSCOPE_DATA where not given.
+        accelerator: Device, as Lightning Fabric names it: auto, cpu, cuda, mps.
+    """
+
+    data_root: str | None = None
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Train a small network on handwritten digits, measure every layer and write a report.
+
+    Attributes:
+        out: Folder for runs and report.
+        seeds: Seeds to train; with two or more, figures show intervals.
+        epochs: Passes over the 1,437 training digits.
+    """
+
+    out: Path = Path("layerscope-quickstart")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 40
+
+
+@dataclass(frozen=True)
+class Listing:
+    """List recipes, probes, models or data sets; everything without an argument.
+
+    Attributes:
+        kind: What to list.
+    """
+
+    kind: Positional[Kind | None] = None
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train and record one network: checkpoints, live probes, figures and a report.
+
+    Choose with --model, --data and --optimizer; each choice brings its own settings, e.g.
+    --model fcn --model.depth 3. A model of one's own is --model package.module:function.
+
+    Attributes:
+        out: Folder of the run; a finished run there is read back, an interrupted one resumes.
+        probes: Probes to measure live, at every checkpoint.
+    """
+
+    out: Path = Path("runs/train")
+    probes: tuple[str, ...] = (
+        "weight_change",
+        "distance_from_initialisation",
+        "gradient_magnitude",
+    )
+    config: Annotated[AvoidSubcommands[RunConfig], arg(name="")] = field(default_factory=RunConfig)
+    machine: Annotated[Machine, arg(name="")] = field(default_factory=Machine)
+
+
+@dataclass(frozen=True)
+class RunRecipe:
+    """Reproduce a figure or table: train what is missing, measure, decide claims, report.
+
+    Any setting of the recipe's runs can be replaced, e.g. --epochs 50 or --model.width 64.
+
+    Attributes:
+        recipe: Name of the recipe; layerscope list recipes shows them.
+        scale: paper (the paper's own settings), small (minutes on two cores), smoke (seconds).
+        out: Folder for runs and results.
+        seeds: Seeds in place of the recipe's own.
+        processes: Runs to train at once; one per core by default.
+        threads: Threads of each process; a fair share of the cores by default.
+    """
+
+    recipe: Positional[str]
+    scale: Literal["paper", "small", "smoke"] = "small"
+    out: Path = Path("results")
+    seeds: tuple[int, ...] | None = None
+    processes: int | None = None
+    threads: int | None = None
+    config: Annotated[AvoidSubcommands[RunConfig], arg(name="")] = field(default_factory=RunConfig)
+    machine: Annotated[Machine, arg(name="")] = field(default_factory=Machine)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a run from its checkpoints and print one row per layer.
+
+    Attributes:
+        probe: Name of the probe; layerscope list probes shows them.
+        run: Folder of the run.
+        model: package.module:function that builds the model of a run recorded elsewhere.
+        task: What its batches mean.
+        recompute: Measure again even if the result is there.
+    """
+
+    probe: Positional[str]
+    run: Positional[Path]
+    model: str | None = None
+    task: TaskName | None = None
+    recompute: bool = False
+    data_root: str | None = None
+
+
+@dataclass(frozen=True)
+class DrawFigures:
+    """Draw the figures of a run as PNG and PDF.
+
+    Attributes:
+        runs: Folders of one run, or of several seeds of it.
+        out: Folder for the files; figures/ in the first run by default.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the interactive report on a run, or on several seeds of it.
+
+    Attributes:
+        runs: Folders of the runs.
+        out: The page; report.html in the first run by default.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    out: Path | None = None
