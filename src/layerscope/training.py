@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -219,7 +219,9 @@ def train(
             if advance is not None:
                 advance(done, total)
         assert recorder.run is not None
-        _note_outcome(recorder.run, made, config)
+        outcome = evaluate(made.model, made.task, made.dataset.test)
+        recorder.log(**outcome)
+        _note_outcome(recorder.run, made, config, outcome)
     return recorder.run
 
 
@@ -246,7 +248,7 @@ def _steps(
         wrapped.step()
         recorder.step(loss=loss)
         done = step + 1
-        if evaluation(done) or done == total:
+        if evaluation(done) and done < total:  # the end is tested once, by `train`
             recorder.log(**evaluate(made.model, made.task, made.dataset.test))
         yield done, total
 
@@ -273,9 +275,9 @@ class _Keeper:
         self.written = time.monotonic()
 
 
-def _note_outcome(run: Run, made: Problem, config: RunConfig) -> None:
+def _note_outcome(run: Run, made: Problem, config: RunConfig, outcome: Mapping[str, float]) -> None:
     run.note(
-        **evaluate(made.model, made.task, made.dataset.test),
+        **outcome,
         task=made.dataset.task,
         data=made.dataset.name,
         data_note=made.dataset.note,
