@@ -150,7 +150,7 @@ def test_groups():
     ("options", "message"),
     [
         ({"unit": "modul"}, "Did you mean 'module'"),
-        ({"unit": ["nothing.*"]}, r"no module matches the unit pattern 'nothing"),
+        ({"unit": ["nothing.*"]}, r"no module matches the pattern 'nothing"),
         ({"unit": "block"}, "has no block"),
         ({"include": ["layer9"]}, "include pattern 'layer9' matches no layer"),
         ({"exclude": ["layer9"]}, "exclude pattern 'layer9' matches no layer"),

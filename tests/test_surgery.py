@@ -1,10 +1,22 @@
+import contextlib
+
 import pytest
 import torch
 from scipy import stats
+from tests.cases import CNN, FCN
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.surgery import fresh_weights
+from layerscope.isolation import unique_state
+from layerscope.models.resnet import resnet
+from layerscope.surgery import (
+    freeze,
+    fresh_weights,
+    frozen,
+    reinitialised,
+    rerandomised,
+    without,
+)
 
 
 class Wide(nn.Module):
@@ -58,3 +70,94 @@ def test_a_factory_of_another_model_is_refused():
         fresh_weights(
             Wide(), ["first"], 0, factory=lambda: nn.ModuleDict({"first": nn.Linear(2, 2)})
         )
+
+
+def test_layers_are_set_back_inside_the_context_only():
+    model, other = CNN.model(), unique_state(CNN.model(seed=1))
+    before = {name: tensor.clone() for name, tensor in unique_state(model).items()}
+    layers = [CNN.map(model)["0"], CNN.map(model)["1"]]
+    with contextlib.suppress(KeyError), reinitialised(model, layers, other):
+        inside = unique_state(model)
+        for name, tensor in inside.items():
+            expected = other if name.startswith(("0.", "1.")) else before
+            assert torch.equal(tensor, expected[name])
+        raise KeyError
+    assert all(torch.equal(before[n], t) for n, t in unique_state(model).items())
+
+
+def test_layers_are_drawn_anew_inside_the_context_only():
+    model = FCN.model()
+    layer = FCN.map(model)["layer2"]
+    drawn = fresh_weights(model, ["layer2"], 5, FCN.build)
+    before = model.layer2.weight.clone()
+    with rerandomised(model, layer, 5, FCN.build):
+        assert torch.equal(model.layer2.weight, drawn["layer2.weight"])
+    assert torch.equal(model.layer2.weight, before)
+
+
+def test_weights_that_do_not_fit_are_named():
+    model = FCN.model()
+    with (
+        pytest.raises(LayerscopeError, match=r"'layer1.weight' is missing, or of another shape"),
+        reinitialised(model, FCN.map(model)["layer1"], {}),
+    ):
+        pass
+
+
+def test_frozen_layers_do_not_train():
+    model = FCN.model()
+    with frozen(model, ["layer*"]):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+        before = {name: tensor.clone() for name, tensor in unique_state(model).items()}
+        for step in range(3):
+            optimizer.zero_grad()
+            FCN.task.loss(model(FCN.batch(step)[0]), FCN.batch(step)).backward()
+            optimizer.step()
+    changed = {n for n, t in unique_state(model).items() if not torch.equal(t, before[n])}
+    assert changed == {"output.weight", "output.bias"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("patterns", "message"), [(["*"], "every parameter"), (["x"], "'x'")])
+def test_freezing_everything_or_nothing_is_an_error(patterns, message):
+    with pytest.raises(LayerscopeError, match=message):
+        freeze(FCN.model(), patterns)
+
+
+def small(stages):
+    torch.manual_seed(0)
+    return resnet((3, 8, 8), 5, stages=stages, width=1 / 16).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_removed_block_equals_a_network_built_without_it(images):
+    model, shorter = small((2, 2)), small((1, 2))
+    cut = without(model, ["stage1.resblk2"], images)
+    shorter.load_state_dict(
+        {n: t for n, t in model.state_dict().items() if not n.startswith("stage1.resblk2.")}
+    )
+    assert torch.equal(cut(images), shorter(images))
+    assert set(cut.state_dict()) == set(shorter.state_dict())
+    assert isinstance(model.get_submodule("stage1.resblk2"), type(model.stage1.resblk1))
+
+
+BAD_REMOVALS = {
+    "shape": ("stage2.resblk1", r"'stage2.resblk1' cannot be removed: it maps \(3, 4, 8, 8\) to"),
+    "stem": ("stage0", "'stage0' .* is no residual block"),
+    "typo": ("stage9.*", "no module matches the pattern 'stage9"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "message"), BAD_REMOVALS.values(), ids=BAD_REMOVALS)
+def test_what_cannot_be_removed_is_named(pattern, message, images):
+    with pytest.raises(LayerscopeError, match=message):
+        without(small((2, 2)), [pattern], images)
+
+
+def test_a_plain_network_has_no_blocks():
+    with pytest.raises(LayerscopeError, match="This model has none"):
+        without(FCN.model(), ["layer1"], FCN.batch(0)[0])

@@ -18,6 +18,9 @@ from typing import Any, Literal
 from layerscope.errors import LayerscopeError, unknown
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
+Stem = Literal["cifar", "imagenet"]
+Initialisation = Literal["torch", "he", "glorot"]
+Unit = Literal["family", "tensor", "module", "block", "stage"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,51 @@ class ResidualFCN:
 
 
 @dataclass(frozen=True)
+class VGG:
+    """A VGG network: convolutions in five groups, fully connected layers, a linear classifier.
+
+    Attributes:
+        depth: Layers with weights that the name counts: 11, 13, 16 or 19.
+        batch_norm: Normalise after every convolution.
+        width: Multiplies every number of channels and units.
+        stem: ``"cifar"`` for small images, ``"imagenet"`` for 224 pixels.
+        initialisation: How weights are drawn.
+    """
+
+    depth: Literal[11, 13, 16, 19] = 16
+    batch_norm: bool = False
+    width: float = 1.0
+    stem: Stem = "cifar"
+    initialisation: Initialisation = "he"
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """A residual network of version 1 or 2.
+
+    Attributes:
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
+        version: 1 activates after the addition, 2 before the convolutions.
+        batch_norm: Normalise.
+        width: Multiplies every number of channels.
+        stem: ``"cifar"`` for small images, ``"imagenet"`` for 224 pixels.
+        stages: Blocks in each stage where not the depth's own, e.g. ``(4, 4)``.
+        downsampling: ``"block"``: the first block of a stage has a projection as its shortcut;
+            ``"layer"``: a layer of its own stands between stages, and every block has an identity.
+        initialisation: How weights are drawn.
+    """
+
+    depth: Literal[18, 34, 50, 101, 152] = 18
+    version: Literal[1, 2] = 2
+    batch_norm: bool = True
+    width: float = 1.0
+    stem: Stem = "cifar"
+    stages: tuple[int, ...] = ()
+    downsampling: Literal["block", "layer"] = "block"
+    initialisation: Initialisation = "he"
+
+
+@dataclass(frozen=True)
 class CustomModel:
     """A model of one's own, built by ``package.module:function(**arguments)``.
 
@@ -63,20 +111,29 @@ class CustomModel:
     arguments: str = "{}"
 
 
-ModelConfig = FCN | ResidualFCN | CustomModel
+ModelConfig = FCN | ResidualFCN | VGG | ResNet | CustomModel
 MODELS: Mapping[str, type[ModelConfig]] = {
     "fcn": FCN,
     "residual_fcn": ResidualFCN,
+    "vgg": VGG,
+    "resnet": ResNet,
     "custom": CustomModel,
 }
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The 1,797 8x8 handwritten digits embedded in scikit-learn; needs no download."""
+    """The 1,797 8x8 handwritten digits embedded in scikit-learn; needs no download.
+
+    Attributes:
+        test_fraction: Share of the digits that is for testing.
+        split_seed: Seed of the split.
+        image_size: Enlarge to squares of this side, a multiple of 8, by repeating pixels.
+    """
 
     test_fraction: float = 0.2
     split_seed: int = 0
+    image_size: int = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +157,8 @@ class Images:
         limit: Keep a random subset of so many training examples.
         test_limit: Keep a random subset of so many test examples.
         image_size: Resize to squares of this side.
+        normalise: Subtract the mean and divide by the deviation of all training pixels, per
+            ``"channel"`` or ``"global"`` over all channels together.
         subset_seed: Seed of the subsets.
     """
 
@@ -107,6 +166,7 @@ class Images:
     limit: int | None = None
     test_limit: int | None = None
     image_size: int | None = None
+    normalise: Literal["channel", "global"] = "channel"
     subset_seed: int = 0
 
 
@@ -150,6 +210,12 @@ class RunConfig:
         epochs: Passes over the training set.
         batch_size: Examples per step; the last batch of an epoch may be smaller.
         seed: Seeds initialisation, order of examples and dropout.
+        augmentation: ``"crop_flip"`` pads training images with 4 black pixels, crops them at
+            random to their size and flips half of them horizontally.
+        frozen: Patterns of modules whose parameters keep their initial values.
+        removed: Patterns of residual blocks that are left out.
+        unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
+            a convolution with its normalisation, else a module.
         precision: Arithmetic of the forward and backward pass.
         checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
         probe_batch: Examples in the fixed batch on which gradients and activations are measured.
@@ -163,6 +229,10 @@ class RunConfig:
     epochs: int = 10
     batch_size: int = 128
     seed: int = 0
+    augmentation: Literal["none", "crop_flip"] = "none"
+    frozen: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unit: Unit = "family"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     checkpoints: str = "epochs(1)"
     probe_batch: int = 512
@@ -176,14 +246,17 @@ class RunConfig:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that name this configuration, equal on every machine."""
-        text = json.dumps(_canonical(to_dict(self)), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits that name this configuration, equal on every machine.
+
+        Fields at their defaults do not count, so that a setting added later leaves it alone.
+        """
+        text = json.dumps(_canonical(_changed(self)), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 _TYPES = {
     cls.__name__: cls
-    for cls in (FCN, ResidualFCN, CustomModel, Digits, Sine, Images, SGD, Adam, RunConfig)
+    for cls in (*MODELS.values(), Digits, Sine, Images, *OPTIMIZERS.values(), RunConfig)
 }
 
 
@@ -197,6 +270,17 @@ def to_dict(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {str(key): to_dict(value) for key, value in config.items()}
     return config
+
+
+def _changed(config: Any) -> Any:
+    """What `to_dict` gives, without the fields that have their default values."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        default = type(config)()
+        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        given = {k: v for k, v in values.items() if to_dict(v) != to_dict(getattr(default, k))}
+        changed = {k: _changed(v) for k, v in given.items()}
+        return {"type": type(config).__name__, **changed}
+    return to_dict(config)
 
 
 def _canonical(values: Any) -> Any:

@@ -148,7 +148,7 @@ def _is_composite(module: nn.Module) -> bool:
     return sum(bool(m._parameters) for m in module.modules()) > 1
 
 
-def _blocks(model: nn.Module) -> list[str]:
+def blocks(model: nn.Module) -> list[str]:
     """Innermost composite modules that stand in a Sequential or ModuleList."""
     modules = dict(model.named_modules())
     listed = [
@@ -162,21 +162,30 @@ def _blocks(model: nn.Module) -> list[str]:
     return [a for a in listed if not any(b.startswith(f"{a}.") for b in listed)]
 
 
+def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Outermost modules whose names match a glob pattern.
+
+    Raises:
+        LayerscopeError: A pattern matches no module.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise LayerscopeError(
+                f"no module matches the pattern {pattern!r}.",
+                f"Modules are called {preview(names)}.",
+            )
+    matched = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    return [a for a in matched if not any(a.startswith(f"{b}.") for b in matched)]
+
+
 def _roots(model: nn.Module, unit: str | Sequence[str]) -> list[str]:
     """Names of the modules that make a unit; modules outside them are units of their own."""
     if not isinstance(unit, str):
-        names = [name for name, _ in model.named_modules() if name]
-        for pattern in unit:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise LayerscopeError(
-                    f"no module matches the unit pattern {pattern!r}.",
-                    f"Modules are called {preview(names)}.",
-                )
-        matched = [n for n in names if any(fnmatchcase(n, pattern) for pattern in unit)]
-        return [a for a in matched if not any(a.startswith(f"{b}.") for b in matched)]
+        return matching(model, unit)
     if unit == "module":
         return []
-    roots = _blocks(model)
+    roots = blocks(model)
     if unit == "stage":
         roots = list(dict.fromkeys(name.rpartition(".")[0] for name in roots))
         roots = [name for name in roots if name]

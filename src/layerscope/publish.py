@@ -43,6 +43,8 @@ SECTIONS = {
     "convergence": "When each layer arrives",
     "path_and_progress": "Path walked and progress made",
     "reinitialisation": "Which layers can be reset",
+    "generalisation_bound": "What resetting says about generalisation",
+    "adversarial_accuracy": "Random resets against an adversary",
     "gradient_magnitude": "What reaches each layer",
 }
 

@@ -68,11 +68,14 @@ def reproduce(
     folder = out / study.name / study.scale
     check_writable(folder)
     planned = study.runs()
-    jobs = [
-        Job(config, out / "runs" / config.hash, study.probes, data_root, accelerator)
+    jobs = {
+        config.hash: Job(config, out / "runs" / config.hash, study.probes, data_root, accelerator)
         for _, _, config in planned
-    ]
-    outcomes = LocalExecutor(processes, threads).map(jobs, _overall(len(jobs), advance))
+    }
+    executor = LocalExecutor(processes, threads)
+    done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
+    outcome_of = dict(zip(jobs, done, strict=True))
+    outcomes = [outcome_of[config.hash] for _, _, config in planned]
     measured = {}
     for (variant, seed, _), outcome in zip(planned, outcomes, strict=True):
         if not outcome.error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -20,15 +19,19 @@ from torch import Tensor, nn
 
 from layerscope import schedule
 from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_dict, to_dict
+from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, InOrder, mixed_seed
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import isolated
+from layerscope.layers import LayerMap
 from layerscope.models import build
+from layerscope.models import unit as family_unit
 from layerscope.probes.base import Probe
 from layerscope.recorder import Recorder
 from layerscope.resume import load_state, save_state, set_random_state
 from layerscope.store import Run
+from layerscope.surgery import freeze, without
 from layerscope.task import Task
 
 RESUME_SECONDS = 30.0
@@ -54,6 +57,7 @@ class Problem:
             "task": self.task,
             "batch": self.batch,
             "data": InOrder(self.dataset.test),
+            "training_data": InOrder(self.dataset.train),
             "factory": self.factory,
         }
 
@@ -76,10 +80,26 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
     outputs = dataset.n_classes or dataset.train.targets.shape[1]
-    factory = partial(build, config.model, dataset.input_shape, outputs)
+    factory = partial(_built, config, dataset.input_shape, outputs)
     model = factory().to(device)
+    if config.frozen:
+        freeze(model, config.frozen)
     task = Task.classification() if dataset.task == "classification" else Task.regression()
     return Problem(dataset, model, task, _fixed_batch(dataset.train, config.probe_batch), factory)
+
+
+def _built(config: RunConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The model, less the blocks that the configuration removes."""
+    model = build(config.model, input_shape, outputs)
+    if not config.removed:
+        return model
+    return without(model, config.removed, torch.zeros(2, *input_shape))
+
+
+def _layers(config: RunConfig, made: Problem) -> LayerMap:
+    """The layers at the granularity that the configuration asks for."""
+    chosen = family_unit(config.model) if config.unit == "family" else config.unit
+    return LayerMap.from_model(made.model, made.batch, unit=chosen, forward=made.task.forward)
 
 
 def _fixed_batch(split: Split, size: int) -> tuple[Tensor, Tensor]:
@@ -112,6 +132,7 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            fused=True,
         )
     return torch.optim.Adam(
         model.parameters(),
@@ -187,7 +208,8 @@ def train(
     fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
     made = problem(config, data_root, str(fabric.device))
     optimizer = make_optimizer(config.optimizer, made.model)
-    batches = Batches(made.dataset.train, config.batch_size, config.seed)
+    augment = crop_flip if config.augmentation == "crop_flip" else None
+    batches = Batches(made.dataset.train, config.batch_size, config.seed, augment)
     recorder = Recorder(
         made.model,
         path,
@@ -196,6 +218,7 @@ def train(
         probes=probes,
         checkpoints=schedule.parse(config.checkpoints),
         measure=measure,
+        layers=_layers(config, made),
         steps_per_epoch=batches.steps_per_epoch,
         metadata={
             "config": to_dict(config),
@@ -292,7 +315,8 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
     if not (path / "run.json").exists():
         return None
     run = Run.open(path)
-    if run.manifest["config"] != json.loads(json.dumps(to_dict(config))):
+    stored = run.manifest["config"]
+    if stored is None or to_dict(from_dict(stored)) != to_dict(config):
         raise LayerscopeError(
             f"{path} holds a run of another configuration.", "Choose another folder for this one."
         )

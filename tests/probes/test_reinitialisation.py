@@ -82,6 +82,77 @@ def test_statistics_are_kept_or_swapped(tmp_path):
     np.testing.assert_allclose(swap["loss"].sel(layer=plain), keep["loss"].sel(layer=plain))
 
 
+def test_recalibrated_statistics_are_those_of_the_changed_network(tmp_path):
+    run, model = recorded(CNN, tmp_path / "run")
+    given = {"model": model, "task": CNN.task, "data": [CNN.batch(9)], "factory": CNN.build}
+    given["batch"] = CNN.batch(10)
+    found = measure(Reinitialisation(batch_norm="recalibrate", draws=0), run, **given)
+    final = dict(run.checkpoint(run.steps[-1]))
+    for layer in run.layers:
+        variant = final | {n: run.checkpoint(0)[n] for n in layer.parameters}
+        expected = reference.recalibrate(CNN.build(), final, variant, given["batch"], CNN.task)
+        losses, _ = reference.evaluate(model, [expected], given["data"], CNN.task)
+        row = found["loss"].sel(layer=layer.name, checkpoint="0")
+        np.testing.assert_allclose(row, losses.mean(), rtol=1e-5)
+    assert (found["degradation"].isel(checkpoint=-1) == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["keep", "recalibrate"])
+def test_statistics_of_a_model_without_any_are_an_error(tmp_path, mode):
+    run, model = recorded(FCN, tmp_path / "run")
+    given = {"model": model, "task": FCN.task, "data": [FCN.batch(9)]}
+    with pytest.raises(LayerscopeError, match="has no BatchNorm with running statistics"):
+        measure(Reinitialisation(batch_norm=mode), run, **given)
+
+
+def test_distances_are_those_of_the_weights_put_in(made):
+    run, given = made
+    found = measure(Reinitialisation(checkpoints="all", draws=0), run, **given)
+    final = run.checkpoint(run.steps[-1])
+    for layer in run.layers:
+        for step in run.steps:
+            parts = [(run.checkpoint(step)[n] - final[n]).flatten() for n in layer.parameters]
+            moved = torch.cat(parts).double()
+            row = found.sel(layer=layer.name, checkpoint=str(step))
+            rms, largest = moved.square().mean().sqrt(), moved.abs().max()
+            np.testing.assert_allclose(row["rms_distance"], rms, rtol=1e-5)
+            np.testing.assert_allclose(row["max_distance"], largest, rtol=1e-6)
+
+
+def test_a_group_of_one_is_the_layer_alone(made):
+    run, given = made
+    alone = measure(Reinitialisation(), run, **given)
+    name = run.layers.names[1]
+    joint = measure(Reinitialisation(joint=(name,)), run, **given)
+    for variable in ("error", "loss", "degradation", "degradation_error"):
+        np.testing.assert_allclose(
+            joint[variable].sel(layer=name), alone[variable].sel(layer=name), rtol=1e-6
+        )
+    assert joint["member"].values.tolist() == [n == name for n in run.layers.names]
+
+
+def test_layers_of_a_group_are_reset_together(made):
+    run, given = made
+    first, *rest = run.layers
+    found = measure(Reinitialisation(joint=(first.name,), draws=2), run, **given)
+    others = [n for layer in rest for n in (*layer.parameters, *layer.buffers)]
+    run.load(given["model"], run.steps[-1])
+    reset = {n: run.checkpoint(0)[n] for n in others}
+    losses, _ = reference.evaluate(given["model"], [reset], given["data"], given["task"])
+    rows = found["loss"].sel(layer=[layer.name for layer in rest], checkpoint="0")
+    np.testing.assert_allclose(rows, losses.mean(), rtol=1e-6)
+    (figure,) = Reinitialisation().figures(found)
+    assert [str(n).endswith(" *") for n in figure.matrix()[0].y][:2] == [True, False]
+
+
+def test_ambient_layers_are_grouped_by_their_labels(made):
+    run, given = made
+    settings = {"ambient_below": 15.0, "critical_above": 90.0}
+    alone = measure(Reinitialisation(draws=0, **settings), run, **given)
+    joint = measure(Reinitialisation(joint="ambient", draws=0, **settings), run, **given)
+    np.testing.assert_array_equal(joint["member"], alone["label"] == "ambient")
+
+
 def test_other_test_data_are_measured_anew(made):
     run, given = made
     first = measure(Reinitialisation(), run, **given)
@@ -94,12 +165,13 @@ def test_figures_name_epochs(made):
     (figure,) = Reinitialisation().figures(measure(Reinitialisation(), run, **given))
     (grid,) = figure.matrix()
     assert next(iter(grid.x)) == "random"
-    assert len(grid.y) == len(run.layers)
+    assert list(grid.y) == [*run.layers.names, "whole model"]
 
 
 BAD = {
     "checkpoint": ({"checkpoints": (0, 99)}, {}, "no checkpoint at step 99"),
     "data": ({}, {"data": None}, "needs data"),
+    "layer": ({"joint": ("zzz",)}, {}, "no layer matches 'zzz'"),
     "task": ({}, {"task": dataclasses.replace(FCN.task, correct=None)}, "wrong predictions"),
 }
 

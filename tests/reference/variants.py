@@ -22,3 +22,27 @@ def evaluate(model, variants, data, task):
         for name, tensor in unique_state(model).items():
             tensor.copy_(base[name])
     return torch.stack([x for x, _ in found]), torch.stack([c for _, c in found])
+
+
+def recalibrate(model, final, weights, batch, task):
+    """The weights, and where statistics moved against the trained ones those of the batch."""
+
+    def statistics(values):
+        model.load_state_dict(values)
+        model.eval()
+        norms = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        seen = {}
+        for name, norm in norms.items():
+            norm.train()
+            norm.register_forward_pre_hook(lambda _, x, n=name: seen.update({n: x[0].clone()}))
+        task.forward(model, batch)
+        found = {}
+        for name, inputs in seen.items():
+            rows = inputs.transpose(0, 1).flatten(1)
+            found[f"{name}.running_mean"] = rows.mean(1)
+            found[f"{name}.running_var"] = rows.var(1, correction=1)
+        return found
+
+    before, after = statistics(final), statistics(weights)
+    moved = {n: t for n, t in after.items() if not torch.allclose(t, before[n], rtol=1e-6)}
+    return weights | moved

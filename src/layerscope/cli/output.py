@@ -99,7 +99,7 @@ def print_verdicts(verdicts: Sequence[tuple[Any, Any]]) -> None:
     colours = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for header in ("claim", "verdict", "statistic", "value", "95% interval", "seeds"):
-        table.add_column(header)
+        table.add_column(header, no_wrap=header != "statistic")
     for claim, verdict in verdicts:
         interval = "" if verdict.interval is None else "{:.3g} .. {:.3g}".format(*verdict.interval)
         table.add_row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +69,9 @@ class Split:
         scale, shift = 1 / (255 * std), -mean / std
         return scale.float().view(-1, 1, 1), shift.float().view(-1, 1, 1)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, indices: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Model-ready examples, float32 and on this split's device.
 
         Images become ``(x / 255 - mean) / std`` per channel, computed as one scale and one shift;
@@ -76,9 +79,13 @@ class Split:
 
         Args:
             indices: int64 positions (B,) on this split's device.
+            change: Applied to the pixels, float32 on the scale 0..255, before they are normalised.
 
         Returns:
             Inputs (B, ...) and targets (B, ...).
+
+        Raises:
+            LayerscopeError: ``change`` is given and the inputs are no images.
         """
         inputs, targets = (
             self.inputs.index_select(0, indices),
@@ -86,8 +93,14 @@ class Split:
         )
         affine = self._affine
         if affine is None:
+            if change is not None:
+                raise LayerscopeError(
+                    f"inputs of type {self.inputs.dtype} cannot be augmented.",
+                    'Train on images, or set augmentation to "none".',
+                )
             return inputs, targets
-        return inputs.float().mul_(affine[0]).add_(affine[1]), targets
+        pixels = inputs.float() if change is None else change(inputs.float())
+        return pixels.mul_(affine[0]).add_(affine[1]), targets
 
     def take(self, indices: Tensor) -> Split:
         """The split that holds only the examples at ``indices`` (int64, (M,)), in that order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from layerscope.config import Images
 from layerscope.data.build import Reading
@@ -60,6 +61,8 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
     row = source.row
     mean = torch.tensor(row.mean) if row else decoded.mean.float()
     std = torch.tensor(row.std) if row else decoded.std.float()
+    if config.normalise == "global":
+        mean, std = _over_channels(mean, std)
     train = Split(decoded.train_images, decoded.train_labels, mean, std)
     test = Split(decoded.test_images, decoded.test_labels, mean, std)
     return Dataset(
@@ -72,6 +75,13 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
         class_names=decoded.class_names,
         note="; ".join(_notes(config, row, len(train), len(test))),
     )
+
+
+def _over_channels(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of all pixels of all channels together, repeated per channel."""
+    overall = mean.double().mean()
+    variance = (std.double() ** 2 + (mean.double() - overall) ** 2).mean()
+    return overall.float().expand_as(mean), variance.sqrt().float().expand_as(std)
 
 
 def _subset(split: Split, limit: int | None, config: Images, part: str) -> Split:

@@ -6,12 +6,22 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from layerscope.data.dataset import Split
 from layerscope.errors import LayerscopeError
+
+
+class Augment(Protocol):
+    """A random change of images."""
+
+    def __call__(self, images: Tensor, seed: int) -> Tensor:
+        """New images (N, C, H, W) of the same shape, drawn from the seed."""
+        ...
 
 
 def mixed_seed(*parts: int | str) -> int:
@@ -34,7 +44,8 @@ class Batches:
     Attributes:
         split: Examples to go through.
         batch_size: Examples per step.
-        seed: Decides the order.
+        seed: Decides the order, and what augmentation draws.
+        augment: Random change of the images of a step, given them and a seed.
 
     Raises:
         LayerscopeError: The split is empty or ``batch_size`` is less than 1.
@@ -43,6 +54,7 @@ class Batches:
     split: Split
     batch_size: int
     seed: int
+    augment: Augment | None = None
     # Epoch -> permutation on the split's device; holds the current epoch only.
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -81,7 +93,10 @@ class Batches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs (B, ...) and targets (B, ...) of step ``step``: see :meth:`Split.batch`."""
-        return self.split.batch(self.indices(step))
+        if self.augment is None:
+            return self.split.batch(self.indices(step))
+        change = partial(self.augment, seed=mixed_seed("augment", self.seed, step))
+        return self.split.batch(self.indices(step), change)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ def digits(config: Digits) -> Dataset:
     part.
 
     Raises:
-        LayerscopeError: ``test_fraction`` leaves too few examples in either part.
+        LayerscopeError: ``test_fraction`` leaves too few examples in either part, or
+            ``image_size`` is no multiple of 8.
 
     Source:
         Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits" (UCI), as embedded in
@@ -36,8 +37,14 @@ def digits(config: Digits) -> Dataset:
             f"test_fraction is {config.test_fraction}.",
             "Choose it so that 10 to 1,787 of the 1,797 digits are for testing, e.g. 0.2.",
         )
+    if config.image_size < 8 or config.image_size % 8:
+        raise LayerscopeError(
+            f"image_size is {config.image_size}.", "Choose a multiple of the digits' 8 pixels."
+        )
     counts, classes = load_digits(return_X_y=True)
     pixels = torch.tensor(counts).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
+    scale = config.image_size // 8
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     labels = torch.tensor(classes, dtype=torch.int64)
     train, test = train_test_split(
         range(len(labels)), test_size=n_test, random_state=config.split_seed, stratify=labels
@@ -48,7 +55,7 @@ def digits(config: Digits) -> Dataset:
         name="digits",
         train=Split(pixels[train], labels[train], mean, std),
         test=Split(pixels[test], labels[test], mean, std),
-        input_shape=(1, 8, 8),
+        input_shape=tuple(pixels.shape[1:]),
         n_classes=10,
         task="classification",
         class_names=tuple(str(digit) for digit in range(10)),

@@ -6,7 +6,7 @@ import importlib
 import json
 from typing import TYPE_CHECKING
 
-from layerscope.config import FCN, CustomModel, ModelConfig, ResidualFCN
+from layerscope.config import FCN, VGG, CustomModel, ModelConfig, ResidualFCN, ResNet
 from layerscope.errors import LayerscopeError
 
 if TYPE_CHECKING:
@@ -22,19 +22,60 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn
         outputs: Number of classes, or of regression targets.
 
     Raises:
-        LayerscopeError: A size is not positive, or a custom factory cannot be found or fails.
+        LayerscopeError: A size is not positive, a choice is unknown, images are too small, or a
+            custom factory cannot be found or fails.
     """
-    from layerscope.models.fcn import fcn, residual_fcn
-
     match config:
         case FCN():
+            from layerscope.models.fcn import fcn
+
             return fcn(input_shape, outputs, config.depth, config.width, config.activation)
         case ResidualFCN():
+            from layerscope.models.fcn import residual_fcn
+
             return residual_fcn(
                 input_shape, outputs, config.blocks, config.width, config.activation
             )
+        case VGG():
+            from layerscope.models.vgg import vgg
+
+            return vgg(input_shape, outputs, **vars(config))
+        case ResNet():
+            from layerscope.models.resnet import resnet
+
+            return resnet(input_shape, outputs, **vars(config))
         case CustomModel():
             return custom(config)
+
+
+def unit(config: ModelConfig) -> str | tuple[str, ...]:
+    """What makes a layer in a model of this family, for `LayerMap.from_model`.
+
+    A convolution or fully connected layer with its normalisation in a VGG, a residual block in a
+    ResNet ("Are all layers created equal?", Figs. 3 and 4), a module elsewhere.
+
+    Args:
+        config: The architecture and its sizes.
+
+    Returns:
+        ``"module"``, or patterns of module names, each of which matches something.
+    """
+    match config:
+        case VGG():
+            return ("conv*", "fc*", "final_linear")
+        case ResNet():
+            changes_shape = len(config.stages) != 1 or config.depth >= 50
+            downsamples = config.downsampling == "layer" and changes_shape
+            normalised = config.version == 2 and config.batch_norm
+            return (
+                "stage0",
+                "stage*.resblk*",
+                *(("downsample*",) if downsamples else ()),
+                *(("final_norm",) if normalised else ()),
+                "final_linear",
+            )
+        case _:
+            return "module"
 
 
 def custom(config: CustomModel) -> nn.Module:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from layerscope.probes.adversarial import AdversarialAccuracy
 from layerscope.probes.base import Moment, MomentProbe, Probe, Trajectory, TrajectoryProbe
+from layerscope.probes.bound import GeneralisationBound
 from layerscope.probes.convergence import Convergence, PathAndProgress
 from layerscope.probes.distance import DistanceFromInitialisation
 from layerscope.probes.driver import measure
@@ -17,12 +19,16 @@ PROBES: Mapping[str, type[Probe]] = {
     "path_and_progress": PathAndProgress,
     "gradient_magnitude": GradientMagnitude,
     "reinitialisation": Reinitialisation,
+    "adversarial_accuracy": AdversarialAccuracy,
+    "generalisation_bound": GeneralisationBound,
 }
 
 __all__ = [
     "PROBES",
+    "AdversarialAccuracy",
     "Convergence",
     "DistanceFromInitialisation",
+    "GeneralisationBound",
     "GradientMagnitude",
     "Moment",
     "MomentProbe",

@@ -24,7 +24,9 @@ from layerscope.layers import LayerMap
 from layerscope.store import Run
 from layerscope.task import Task
 
-Need = Literal["previous", "initial", "batch", "second_batch", "task", "model", "data"]
+Need = Literal[
+    "previous", "initial", "batch", "second_batch", "task", "model", "data", "training_data"
+]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Trajectory:
         task: What a batch means.
         batch: The run's fixed batch.
         data: Batches to test on.
+        training_data: Batches of the training examples.
         factory: Builds the model anew, for draws from its initialisers.
     """
 
@@ -158,6 +161,7 @@ class Trajectory:
     task: Task | None = None
     batch: Any = None
     data: Any = None
+    training_data: Any = None
     factory: Callable[[], nn.Module] | None = None
 
 

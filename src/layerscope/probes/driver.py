@@ -85,8 +85,9 @@ def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
     for name in ("batch", "second_batch"):
         if name in probe.needs and given[name] is not None:
             found[name] = _digest(given[name])
-    if "data" in probe.needs and given["data"] is not None:
-        found["data"] = _digest(next(iter(given["data"]), ()))
+    for name in ("data", "training_data"):
+        if name in probe.needs and given[name] is not None:
+            found[name] = _digest(next(iter(given[name]), ()))
     if "task" in probe.needs and given["task"] is not None:
         found["task"] = given["task"].name
     return found
@@ -114,6 +115,7 @@ def measure(
     batch: Any = None,
     second_batch: Any = None,
     data: Iterable[Any] | None = None,
+    training_data: Iterable[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     steps: Iterable[int] | None = None,
     recompute: bool = False,
@@ -132,6 +134,7 @@ def measure(
         batch: The fixed batch; by default the one stored with the run.
         second_batch: Another batch, for probes that need one.
         data: Batches to test on, iterable more than once, for probes that need them.
+        training_data: Batches of the training examples, likewise.
         factory: Builds the model anew, for probes that draw fresh weights.
         steps: Checkpoints to use; all by default.
         recompute: Measure again even if the result is there.
@@ -150,18 +153,20 @@ def measure(
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
     batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
     given = {"model": model, "task": task, "batch": batch, "second_batch": second_batch}
-    given["data"] = data
+    given |= {"data": data, "training_data": training_data}
     attributes = _attributes(probe) | _conditions(probe, given)
     if not recompute and (stored := _stored(run, key, attributes, chosen)) is not None:
         return stored
     check_needs(probe, given)
     layers = probe.select(run.layers)
     if isinstance(probe, MomentProbe):
-        moment = {name: value for name, value in given.items() if name != "data"}
+        moment = {name: given[name] for name in ("model", "task", "batch", "second_batch")}
         rows = _moments(probe, run, layers, chosen, moment, advance or _ignore)
         dataset = assemble(probe, layers, rows, run.steps_per_epoch)
     elif isinstance(probe, TrajectoryProbe):
-        context = Trajectory(run, chosen, model, task, batch, data, factory)
+        context = Trajectory(
+            run, chosen, model, task, batch, data, training_data=training_data, factory=factory
+        )
         dataset = probe.measure(context, layers)
     else:
         raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,20 +14,22 @@ from torch import Tensor
 
 from layerscope.discovery import Layer
 from layerscope.errors import LayerscopeError
-from layerscope.figures.figure import Figure, Heatmap
+from layerscope.figures.figure import Figure
+from layerscope.functional.norms import layer_distances
 from layerscope.functional.robustness import LABELS, degradation, labels
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
+from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
+from layerscope.recalibration import normalisations, recalibrated
 from layerscope.surgery import fresh_weights
 from layerscope.variants import Evaluation, evaluate_variants
 
 Weights = Mapping[str, Tensor]
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class Reinitialisation(TrajectoryProbe):
-    r"""Test error when one layer of the trained model is set back, everything else kept.
+    r"""Test error when layers of the trained model are set back, everything else kept.
 
     Re-initialisation at checkpoint tau sets :math:`\theta_l \leftarrow \theta_l^\tau`;
     re-randomisation draws :math:`\theta_l` anew from the layer's own initialiser. A layer is
@@ -38,19 +41,27 @@ class Reinitialisation(TrajectoryProbe):
     * ``degradation``: ``error`` less the trained model's, in percentage points, and
       ``degradation_error``: its paired standard error over test examples (for ``"random"`` that
       of the first draw; ``draw_deviation`` is the deviation of the error over draws).
+    * ``rms_distance``, ``max_distance`` (layer, checkpoint): normalised L2 and largest distance of
+      the trained parameters from those put in their place (for ``"random"`` the mean over draws).
     * ``label`` (layer): ambient, between or critical, by re-initialisation to the earliest
       chosen checkpoint and the two thresholds below.
     * ``model_error`` (checkpoint): error of the whole model at each checkpoint; NaN for random.
     * ``base_error``: error of the trained model.
+    * ``member`` (layer), with joint resets: whether the layer is in the marked group. The layers
+      of a group are reset together and have equal rows, as have those of the rest.
 
-    Source: Zhang, Bengio and Singer, "Are All Layers Created Equal?", Section 2 and Fig. 1.
+    Source: Zhang, Bengio and Singer, "Are All Layers Created Equal?", Sections 2 and 5, Fig. 1.
 
     Attributes:
         checkpoints: ``"all"``, ``"log"`` (the first, then ever wider apart, the last) or a tuple
             of steps.
         draws: Draws for re-randomisation; 0 leaves it out.
+        joint: ``"alone"`` resets one layer at a time. Otherwise which layers form the group that
+            is reset together: ``"ambient"`` (by the labels of the layers alone),
+            ``"all_but_first"`` of each stage, ``"two_of_three"``, ``"every_other"``, or patterns.
         batch_norm: ``"swap"`` sets normalisation statistics back with the layer, ``"keep"``
-            leaves the trained ones.
+            leaves the trained ones, ``"recalibrate"`` recomputes those downstream of the reset
+            on the run's fixed batch.
         ambient_below: A layer is ambient where the upper 95% bound of its degradation is below,
             in percentage points.
         critical_above: Critical where the lower bound is above.
@@ -60,32 +71,49 @@ class Reinitialisation(TrajectoryProbe):
 
     checkpoints: Literal["all", "log"] | tuple[int, ...] = "log"
     draws: int = 5
-    batch_norm: Literal["swap", "keep"] = "swap"
+    joint: Rule | tuple[str, ...] = "alone"
+    batch_norm: Literal["swap", "keep", "recalibrate"] = "swap"
     ambient_below: float = 2.0
     critical_above: float = 20.0
     seed: int = 0
     budget_mb: int = 1024
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
+    @property
+    def needs(self) -> frozenset[Need]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Model, task and data; the fixed batch too where statistics are recalibrated."""
+        found: set[Need] = {"model", "task", "data"}
+        if self.batch_norm == "recalibrate":
+            found.add("batch")
+        return frozenset(found)
+
     source: ClassVar[str] = "Are all layers created equal?, Section 2"
-    summary: ClassVar[str] = "test error after resetting one layer at a time"
+    summary: ClassVar[str] = "test error after resetting layers, one at a time or jointly"
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
         return layers
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
-        """Reset every layer to every chosen checkpoint and to fresh draws, and test."""
+        """Reset every layer, or group, to every chosen checkpoint and to fresh draws, and test."""
         assert context.model is not None
         assert context.task is not None
+        self._check(context)
         steps = self._steps(context)
-        final = dict(context.run.checkpoint(context.steps[-1]))
-        resets = [
-            self._reset(context.run.checkpoint(step), layer) for layer in layers for step in steps
-        ]
-        draws = self._draws(context, layers)
-        wholes = [dict(context.run.checkpoint(step)) for step in steps]
-        variants: list[Weights] = [{}, *resets, *draws, *wholes]
+        device = next(context.model.parameters()).device
+        at = {
+            step: dict(context.run.checkpoint(step, device)) for step in {*steps, context.steps[-1]}
+        }
+        final = at[context.steps[-1]]
+        fresh = self._draws(context, layers)
+        chosen = self._marked(context, layers)
+        groups, group_of = _groups(layers, chosen)
+        sources = [at[step] for step in steps]
+        resets = [self._reset(weights, group) for group in groups for weights in sources]
+        draws = [self._reset(weights, group) for group in groups for weights in fresh]
+        if self.batch_norm == "recalibrate":
+            resets = recalibrated(context.model, final, resets, context.batch, context.task)
+            draws = recalibrated(context.model, final, draws, context.batch, context.task)
+        variants: list[Weights] = [{}, *resets, *draws, *sources]
         found = evaluate_variants(
             context.model,
             variants,
@@ -94,7 +122,27 @@ class Reinitialisation(TrajectoryProbe):
             weights=final,
             budget=self.budget_mb * 2**20,
         )
-        return self._dataset(found, layers, steps, context)
+        dataset = self._dataset(found, layers, group_of, steps)
+        dataset = dataset.assign(self._distances(layers, final, sources, fresh))
+        if chosen is not None:
+            dataset["member"] = ("layer", list(chosen), self._attributes("in the group", ""))
+        dataset.attrs["steps_per_epoch"] = context.run.steps_per_epoch or 0
+        return dataset
+
+    def _check(self, context: Trajectory) -> None:
+        assert context.model is not None
+        assert context.task is not None
+        if context.task.correct is None:
+            raise LayerscopeError(
+                "robustness is counted in wrong predictions, which this task does not have.",
+                "Use a task with correct=..., e.g. Task.classification().",
+            )
+        if self.batch_norm != "swap" and not normalisations(context.model):
+            raise LayerscopeError(
+                f'batch_norm is "{self.batch_norm}", but {type(context.model).__name__} has no '
+                "BatchNorm with running statistics.",
+                'Leave it at "swap".',
+            )
 
     def _steps(self, context: Trajectory) -> list[int]:
         known = list(context.steps)
@@ -112,57 +160,59 @@ class Reinitialisation(TrajectoryProbe):
         chosen = {0, n - 1, *(2**k for k in range(n.bit_length()) if 2**k < n)}
         return [known[i] for i in sorted(chosen)]
 
-    def _reset(self, checkpoint: Weights, layer: Layer) -> Weights:
-        names = [*layer.parameters]
-        if self.batch_norm == "swap":
-            names += layer.buffers
-        return {name: checkpoint[name] for name in names}
+    def _reset(self, weights: Weights, group: Iterable[Layer]) -> Weights:
+        names = [name for layer in group for name in layer.parameters]
+        if self.batch_norm != "keep":
+            names += [name for layer in group for name in layer.buffers]
+        return {name: weights[name] for name in names}
 
-    def _draws(self, context: Trajectory, layers: LayerMap) -> list[Weights]:
-        """Fresh weights, layer by layer and draw by draw; one construction per draw."""
-        if self.draws == 0:
-            return []
+    def _draws(self, context: Trajectory, layers: LayerMap) -> list[dict[str, Tensor]]:
+        """Fresh weights of all layers; one construction per draw."""
         assert context.model is not None
         owners = [name for layer in layers for name in layer.modules]
-        fresh = [
+        return [
             fresh_weights(context.model, owners, self.seed + draw, context.factory)
             for draw in range(self.draws)
         ]
-        return [self._reset(weights, layer) for layer in layers for weights in fresh]
+
+    def _marked(self, context: Trajectory, layers: LayerMap) -> tuple[bool, ...] | None:
+        """Which layers form the group that is reset together; None where each is alone."""
+        if self.joint == "alone":
+            return None
+        if self.joint == "ambient":
+            alone = replace(self, joint="alone", draws=0).measure(context, layers)
+            return tuple(bool(label == "ambient") for label in alone["label"].values)
+        return marked(self.joint, layers)
 
     def _dataset(
-        self, found: Evaluation, layers: LayerMap, steps: list[int], context: Trajectory
+        self, found: Evaluation, layers: LayerMap, group_of: Sequence[int], steps: list[int]
     ) -> xr.Dataset:
-        n, k, r = len(layers), len(steps), self.draws
-        if found.correct is None:
-            raise LayerscopeError(
-                "robustness is counted in wrong predictions, which this task does not have.",
-                "Use a task with correct=..., e.g. Task.classification().",
-            )
+        n, k, r = len(set(group_of)), len(steps), self.draws
+        assert found.correct is not None
         rise, rise_error = (100 * v for v in degradation(found.correct[0], found.correct))
         error = 100 * found.errors
+        rows = torch.tensor(group_of)
 
         def drawn(values: Tensor) -> Tensor:
-            return values[1 + n * k : 1 + n * (k + r)].reshape(n, r)
+            return values[1 + n * k : 1 + n * (k + r)].reshape(n, r)[rows]
 
         def table(values: Tensor, first: Tensor | None = None) -> np.ndarray:
             """Re-randomised (the mean over draws where not given) before the checkpoints."""
-            known = values[1 : 1 + n * k].reshape(n, k)
+            known = values[1 : 1 + n * k].reshape(n, k)[rows]
             if not r:
                 return known.numpy()
             column = drawn(values).mean(1) if first is None else first
             return torch.cat([column[:, None], known], 1).numpy()
 
+        earliest = slice(1, 1 + n * k, k)
         kinds = labels(
-            rise[1 : 1 + n * k : k],
-            rise_error[1 : 1 + n * k : k],
-            self.ambient_below,
-            self.critical_above,
-        )
+            rise[earliest], rise_error[earliest], self.ambient_below, self.critical_above
+        )[rows]
         both, points = ("layer", "checkpoint"), "percentage points"
         whole = [np.nan] * bool(r) + error[-k:].tolist()
         first_error = drawn(rise_error)[:, 0] if r else None
-        spread = drawn(error).std(1, correction=1) if r > 1 else torch.full((n,), torch.nan)
+        missing = torch.full((len(layers),), torch.nan)
+        spread = drawn(error).std(1, correction=1) if r > 1 else missing
         variables = {
             "error": (both, table(error), "test error", "%"),
             "loss": (both, table(found.losses.mean(1)), "test loss", "loss"),
@@ -185,36 +235,50 @@ class Reinitialisation(TrajectoryProbe):
                 for name, (dims, values, long_name, units) in variables.items()
             },
             coords=layer_coordinates(layers) | {"checkpoint": columns},
-            attrs={
-                "n_examples": found.losses.shape[1],
-                "steps_per_epoch": context.run.steps_per_epoch or 0,
-            },
+            attrs={"n_examples": found.losses.shape[1]},
         )
+
+    def _distances(
+        self,
+        layers: LayerMap,
+        final: Weights,
+        sources: Sequence[Weights],
+        fresh: Sequence[Weights],
+    ) -> dict[str, Any]:
+        """Both distances of the trained parameters from those of every column."""
+        trained = layers.values(final)
+        owner, n = layers.owner.to(trained[0].device), len(layers)
+        size = torch.tensor([layer.n_parameters for layer in layers]).double().sqrt()
+        variables = {}
+        for name, p, scale, title in (
+            ("rms_distance", 2.0, size, "normalised L2 distance"),
+            ("max_distance", math.inf, torch.ones(n), "largest distance"),
+        ):
+            columns = [
+                layer_distances(trained, layers.values(weights), owner, n, p).cpu() / scale
+                for weights in (*fresh, *sources)
+            ]
+            if fresh:
+                columns[: len(fresh)] = [torch.stack(columns[: len(fresh)]).mean(0)]
+            values = torch.stack(columns, 1).numpy()
+            attributes = self._attributes(f"{title} from the trained weights", "weight")
+            variables[name] = (("layer", "checkpoint"), values, attributes)
+        return variables
 
     def _attributes(self, name: str, units: str) -> dict[str, Any]:
         return {"long_name": name, "units": units, "source": self.source}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """Test error, layers as rows: re-randomised first, then by checkpoint, whole model last."""
-        per = dataset.attrs.get("steps_per_epoch")
-        names = [_column(str(c), per) for c in dataset["checkpoint"].values]
-        values = dataset["error"].assign_coords(checkpoint=names)
-        values["checkpoint"].attrs = {"long_name": "reset to epoch" if per else "reset to step"}
-        return [
-            Heatmap(
-                values,
-                key=self.slug,
-                title="Test error after resetting one layer",
-                caption="Each row resets one layer of the trained model to its weights at an "
-                f"earlier time, or to fresh random ones (mean of {self.draws} draws); the rest "
-                f"stays as trained. Trained model: {float(dataset['base_error'].mean()):.2f}%.",
-                x="checkpoint",
-                annotate=values.sizes["checkpoint"] <= 12,
-            )
-        ]
+        """Test error over layers and what they were reset to, the whole model last."""
+        return [robustness_heatmap(dataset, key=self.slug)]
 
 
-def _column(checkpoint: str, per_epoch: int | None) -> str:
-    if checkpoint == RANDOM or not per_epoch:
-        return checkpoint
-    return f"{int(checkpoint) / per_epoch:g}"
+def _groups(layers: LayerMap, chosen: Sequence[bool] | None) -> tuple[list[list[Layer]], list[int]]:
+    """The sets of layers that are reset together, and for each layer the index of its set."""
+    if chosen is None:
+        return [[layer] for layer in layers], list(range(len(layers)))
+    if all(chosen) or not any(chosen):
+        return [list(layers)], [0] * len(layers)
+    inside = [layer for layer, yes in zip(layers, chosen, strict=True) if yes]
+    outside = [layer for layer, yes in zip(layers, chosen, strict=True) if not yes]
+    return [inside, outside], [0 if yes else 1 for yes in chosen]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layerscope.study import Scale, Study
 
 Recipe = Callable[["Scale"], "Study"]
-PAPERS = ("layer_convergence_bias",)
+PAPERS = ("all_layers_created_equal", "layer_convergence_bias")
 
 
 def recipes() -> dict[str, Recipe]:

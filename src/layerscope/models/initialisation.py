@@ -1,0 +1,74 @@
+"""What the convolutional families share: checked sizes and choices, and initial weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from torch import nn
+
+from layerscope.config import Initialisation
+from layerscope.errors import LayerscopeError, unknown
+
+
+def check_choice(name: str, value: object, known: Collection[object]) -> None:
+    """Refuse a value that is none of the known ones.
+
+    Raises:
+        LayerscopeError: It is none of them.
+    """
+    if value not in known:
+        raise unknown(name, str(value), map(str, known))
+
+
+def check_images(input_shape: tuple[int, ...], outputs: int, width: float) -> None:
+    """Refuse examples that are no images, and sizes that are not positive.
+
+    Raises:
+        LayerscopeError: Which of them it is.
+    """
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise LayerscopeError(
+            f"the examples have the shape {tuple(input_shape)}.",
+            "A convolutional network takes images: (channels, height, width).",
+        )
+    if outputs < 1:
+        raise LayerscopeError(f"outputs is {outputs}.", "outputs must be at least 1.")
+    if not 0 < width < math.inf:
+        raise LayerscopeError(f"width is {width}.", "width must be positive and finite.")
+
+
+def scaled(channels: int, width: float) -> int:
+    """``max(1, round(channels * width))``."""
+    return max(1, round(channels * width))
+
+
+def initialise(model: nn.Module, how: Initialisation) -> None:
+    """Draw the weights of all convolutions and linear layers from the global random state.
+
+    Normalisations keep weight 1 and bias 0, which PyTorch gives them.
+
+    Args:
+        model: The network; the layer that nothing activates is called ``final_linear``.
+        how: ``"he"``: N(0, 2 / fan_in), without the 2 in ``final_linear`` ("Delving Deep into
+            Rectifiers", Section 2.2), and zero biases; ``"glorot"``: U(-a, a) with
+            ``a = sqrt(6 / (fan_in + fan_out))`` ("Understanding the difficulty of training deep
+            feedforward neural networks", Eq. 16), and zero biases; ``"torch"``: as PyTorch left
+            them, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
+
+    Raises:
+        LayerscopeError: There is no such initialisation.
+    """
+    check_choice("initialisation", how, ("torch", "he", "glorot"))
+    if how == "torch":
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if how == "glorot":
+            nn.init.xavier_uniform_(module.weight)
+        else:
+            activation = "linear" if name == "final_linear" else "relu"
+            nn.init.kaiming_normal_(module.weight, nonlinearity=activation)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

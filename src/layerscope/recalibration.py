@@ -1,0 +1,85 @@
+"""Running statistics of BatchNorm that fit changed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from layerscope.isolation import isolated
+from layerscope.task import Program, Task
+
+Weights = Mapping[str, Tensor]
+
+
+def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Every BatchNorm module that keeps running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def batch_statistics(
+    model: nn.Module, weights: Weights, batch: Any, task: Task
+) -> dict[str, Tensor]:
+    """Mean and unbiased variance that reach every BatchNorm when one batch runs in train mode.
+
+    Only the BatchNorm modules are in train mode: each normalises by the statistics of the batch,
+    and what lies downstream sees the result.
+
+    Args:
+        model: A model, left as found.
+        weights: Its parameters and buffers.
+        batch: Examples, many enough for a mean and a variance.
+        task: How to run the model.
+
+    Returns:
+        ``running_mean`` and ``running_var`` of every BatchNorm, by name.
+    """
+    norms = normalisations(model)
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    state = {f"model.{name}": tensor.clone() for name, tensor in weights.items()}
+    with isolated(model), torch.no_grad():
+        try:
+            for norm in norms.values():
+                norm.train()
+                norm.momentum = 1.0  # the statistics become those of this batch
+            torch.func.functional_call(Program(model, task), state, (batch,))
+        finally:
+            for name, norm in norms.items():
+                norm.momentum = momenta[name]
+    return {
+        f"{name}.{part}": state[f"model.{name}.{part}"]
+        for name in norms
+        for part in ("running_mean", "running_var")
+    }
+
+
+def recalibrated(
+    model: nn.Module, base: Weights, variants: Sequence[Weights], batch: Any, task: Task
+) -> list[Weights]:
+    """Variants with the statistics of `batch_statistics` wherever they differ from the base's.
+
+    A change of weights moves the statistics downstream of it and no others, so that what lies
+    upstream keeps the trained ones, and a variant equal to the base is left alone.
+
+    Args:
+        model: The model.
+        base: Its trained parameters and buffers.
+        variants: What each variant replaces, by name.
+        batch: Training examples.
+        task: How to run the model.
+    """
+    reference = batch_statistics(model, base, batch, task)
+    found: list[Weights] = []
+    for variant in variants:
+        moved = batch_statistics(model, {**base, **variant}, batch, task)
+        kept = {n: t for n, t in variant.items() if n not in reference}
+        kept |= {n: base[n] for n in variant if n in reference}
+        found.append(kept | {n: t for n, t in moved.items() if not t.equal(reference[n])})
+    return found

@@ -1,0 +1,191 @@
+"""The networks and trainings of the paper, and what the smaller scales reduce.
+
+From Appendix A: SGD with momentum 0.9, batch 128, 100 epochs, learning rate times 0.2 after epochs
+30, 60 and 90; no weight decay and no batch normalisation unless said; CIFAR-10 padded by 4, cropped
+and flipped; inputs normalised by the mean and deviation of all training pixels; ResNets of
+version 2, with a 3x3 stem on CIFAR-10.
+
+Left open by the paper and read here so: the initial learning rate is 0.01; weight decay, where
+used, is 5e-4; FCNs have PyTorch's initialisation, VGGs He's and ResNets Glorot's (of the three only
+Glorot's and PyTorch's keep a ResNet-152 without normalisation finite); the fully connected layers
+of a VGG have 512 units on CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from layerscope.config import (
+    FCN,
+    SGD,
+    VGG,
+    DataConfig,
+    Digits,
+    Images,
+    ModelConfig,
+    ResNet,
+    RunConfig,
+)
+
+if TYPE_CHECKING:
+    from layerscope.study import Scale
+
+PAPER = "Are all layers created equal?"
+SEEDS: Mapping[Scale, tuple[int, ...]] = {
+    "paper": (0, 1, 2, 3, 4),
+    "small": (0, 1),
+    "smoke": (0, 1),
+}
+WEIGHT_DECAY = 5e-4
+TRAININGS = {"plain": "", "wd": "+wd", "bn": "+bn", "wd_bn": "+wd+bn"}
+"""Key of each training of Appendix C and how the paper writes it."""
+
+Depth = TypeVar("Depth", bound=int)
+Deep = Literal["cifar10", "imagenet"]
+SMALL_EPOCHS = 10
+SMALL_WIDTH = 1 / 8
+REDUCED = {
+    ("mnist", "small"): "Reduced: 12 epochs instead of 100.",
+    ("cifar10 fcn", "small"): "Reduced: 12 epochs on 10,000 images of CIFAR-10, no augmentation.",
+    ("cifar10", "small"): "Reduced: channels / 8, 10 epochs on 5,000 images of CIFAR-10, tested "
+    "on 1,000 (ResNets on images of 16x16 pixels), batch 64, learning rate 0.03, no augmentation.",
+    ("imagenet", "small"): "Reduced: Tiny ImageNet in place of ImageNet, channels / 8, 10 epochs "
+    "on 5,000 images of 16x16 pixels, tested on 1,000, batch 64, learning rate 0.03, no "
+    "augmentation.",
+}
+
+
+def reduced(scale: Scale, what: str) -> str:
+    """What a scale changes of the paper's settings, for captions."""
+    if scale == "paper":
+        return "The paper's settings."
+    if scale == "smoke":
+        return "A smoke test: 2 epochs of a tiny network on the embedded digits; no experiment."
+    return REDUCED[what, scale]
+
+
+def suffix(scale: Scale) -> str:
+    """What titles of figures add below the paper's scale."""
+    return "" if scale == "paper" else f" ({scale} scale)"
+
+
+def _training(
+    model: ModelConfig,
+    data: DataConfig,
+    epochs: int,
+    learning_rate: float = 0.01,
+    batch_size: int = 128,
+    weight_decay: float = 0.0,
+    checkpoints: str = "epochs(1)",
+    augmented: bool = False,
+    removed: tuple[str, ...] = (),
+    frozen: tuple[str, ...] = (),
+) -> RunConfig:
+    return RunConfig(
+        model=model,
+        data=data,
+        optimizer=SGD(learning_rate, momentum=0.9, weight_decay=weight_decay),
+        milestones=tuple(round(share * epochs) for share in (0.3, 0.6, 0.9)),
+        decay=0.2,
+        epochs=epochs,
+        batch_size=batch_size,
+        checkpoints=checkpoints,
+        augmentation="crop_flip" if augmented else "none",
+        removed=removed,
+        frozen=frozen,
+    )
+
+
+def fcn(
+    scale: Scale, depth: int, width: int, data: Literal["mnist", "cifar10"] = "mnist"
+) -> RunConfig:
+    """FCN depth x width; every epoch is kept of the narrower ones, both ends of the wider."""
+    if scale == "smoke":
+        return _training(FCN(depth, min(width, 32)), Digits(), 2)
+    model, epochs = FCN(depth, width), 100 if scale == "paper" else 12
+    kept = "epochs(1)" if width <= 256 else f"epochs({epochs})"
+    if data == "mnist":
+        return _training(model, Images("mnist"), epochs, checkpoints=kept)
+    limit = 10_000 if scale == "small" else None
+    images = Images("cifar10", limit=limit, normalise="global")
+    return _training(model, images, epochs, checkpoints=kept, augmented=scale == "paper")
+
+
+def vgg(scale: Scale, depth: Literal[11, 13, 16, 19], training: str = "plain") -> RunConfig:
+    """VGG-depth on CIFAR-10, trained as `TRAININGS` says."""
+    decay = WEIGHT_DECAY if "wd" in training else 0.0
+    norm = "bn" in training
+    if scale == "smoke":
+        return _training(VGG(depth, norm, 1 / 16), Digits(image_size=32), 2, weight_decay=decay)
+    width = 1.0 if scale == "paper" else SMALL_WIDTH
+    return _deep(scale, VGG(depth, norm, width), "cifar10", None, decay)
+
+
+def resnet(
+    scale: Scale,
+    depth: Literal[18, 34, 50, 101, 152],
+    training: str = "plain",
+    data: Deep = "cifar10",
+    stages: tuple[int, ...] = (),
+    frozen: tuple[str, ...] = (),
+    removed: tuple[str, ...] = (),
+) -> RunConfig:
+    """ResNet-depth of version 2, trained as `TRAININGS` says.
+
+    With ``stages`` it is the variant of Section 6, with downsampling layers of its own.
+    """
+    model = ResNet(
+        depth,
+        batch_norm="bn" in training,
+        width={"paper": 1.0, "small": SMALL_WIDTH, "smoke": 1 / 16}[scale],
+        stem="imagenet" if data == "imagenet" and scale == "paper" else "cifar",
+        stages=stages,
+        downsampling="layer" if stages else "block",
+        initialisation="glorot",
+    )
+    decay = WEIGHT_DECAY if "wd" in training else 0.0
+    if scale == "smoke":
+        return _training(model, Digits(), 2, weight_decay=decay, frozen=frozen, removed=removed)
+    return _deep(scale, model, data, 16, decay, frozen, removed)
+
+
+def _deep(
+    scale: Scale,
+    model: VGG | ResNet,
+    data: Deep,
+    size: int | None,
+    weight_decay: float,
+    frozen: tuple[str, ...] = (),
+    removed: tuple[str, ...] = (),
+) -> RunConfig:
+    if scale == "paper":
+        images = Images(data, normalise="global")
+        large = isinstance(model, ResNet) and model.depth > 50 and data == "imagenet"
+        return _training(
+            model,
+            images,
+            100,
+            batch_size=64 if large else 128,
+            weight_decay=weight_decay,
+            augmented=True,
+            frozen=frozen,
+            removed=removed,
+        )
+    images = Images(
+        "tiny_imagenet" if data == "imagenet" else data,
+        limit=5000,
+        test_limit=1000,
+        image_size=size,
+        normalise="global",
+    )
+    return _training(
+        model,
+        images,
+        SMALL_EPOCHS,
+        learning_rate=0.03,
+        batch_size=64,
+        weight_decay=weight_decay,
+        frozen=frozen,
+        removed=removed,
+    )

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import copy
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from layerscope.config import ResNet
+from layerscope.errors import LayerscopeError
+from layerscope.layers import LayerMap
+from layerscope.models import build, unit
+from layerscope.models.resnet import PostactivationBlock, PreactivationBlock, resnet
+
+BLOCKS = (PostactivationBlock, PreactivationBlock)
+DEPTHS = (18, 34, 50, 101, 152)
+TORCHVISION = {
+    18: 11_689_512,
+    34: 21_797_672,
+    50: 25_557_032,
+    101: 44_549_160,
+    152: 60_192_808,
+}
+BUILDS = tuple(product((1, 2), (False, True), ("block", "layer")))
+
+
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def narrow(input_shape=(3, 16, 16), **settings):
+    torch.manual_seed(0)
+    return resnet(input_shape, 5, **{"width": 0.125} | settings)
+
+
+def blocks(model):
+    return [module for module in model.modules() if isinstance(module, BLOCKS)]
+
+
+def names(**settings):
+    config = ResNet(width=0.0625, **settings)
+    model = build(config, (3, 16, 16), 5)
+    layers = LayerMap.from_model(model, torch.zeros(2, 3, 16, 16), unit=unit(config))
+    assert set(layers.parameter_names) == {name for name, _ in model.named_parameters()}
+    return layers.names
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_parameter_counts_are_those_of_torchvision(depth):
+    with torch.device("meta"):
+        model = resnet((3, 224, 224), 1000, depth, version=1, stem="imagenet")
+    assert size(model) == TORCHVISION[depth]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # github.com/kuangliu/pytorch-cifar: ResNet18, and PreActResNet18 without the final norm
+        ({"version": 1}, 11_173_962),
+        ({"version": 2}, 11_171_146 + 2 * 512),
+        # 64 channels leave the stem, 4 * 960 the convolutions of blocks and 896 the projections:
+        # a normalisation had two parameters for each, a convolution has one bias
+        ({"version": 1, "batch_norm": False}, 11_173_962 - 64 - 4 * 960 - 896),
+        # stem, block of two convolutions, three normalisations, classifier
+        ({"stages": (1,), "downsampling": "layer"}, 27 * 64 + 2 * 36_864 + 3 * 128 + 650),
+        (
+            {"stages": (1, 1), "downsampling": "layer"},
+            (27 * 64 + 2 * 36_864 + 2 * 128)
+            + (128 + 9 * 64 * 128)
+            + (2 * 9 * 128 * 128 + 2 * 256)
+            + (256 + 1290),
+        ),
+    ],
+)
+def test_parameter_counts_on_small_images(settings, expected):
+    with torch.device("meta"):
+        assert size(resnet((3, 32, 32), 10, 18, **settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("depth", "version", "batch_norm"), [*product(DEPTHS, (1, 2), (False, True))]
+)
+def test_shapes(depth, version, batch_norm):
+    for stem in ("cifar", "imagenet"):
+        config = ResNet(depth, version, batch_norm, 0.0625, stem)
+        model = build(config, (3, 8, 8), 5).eval()
+        with torch.no_grad():
+            assert model(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_strides():
+    with torch.device("meta"):
+        x = torch.zeros(1, 1, 224, 224)
+        nets = [resnet((1, 224, 224), 5, stem=stem) for stem in ("cifar", "imagenet")]
+        sides = [[net[:n](x).shape[-1] for n in range(1, 6)] for net in nets]
+    assert sides == [[224, 224, 112, 56, 28], [56, 56, 28, 14, 7]]
+
+
+def test_the_second_convolution_of_a_bottleneck_has_its_stride():
+    body = narrow(depth=50).stage2.resblk1.body
+    assert [body.conv1.stride[0], body.conv2.stride[0], body.conv3.stride[0]] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_layers(version, batch_norm):
+    residual = tuple(f"stage{i}.resblk{j}" for i in range(1, 5) for j in (1, 2))
+    norm = ("final_norm",) if version == 2 and batch_norm else ()
+    expected = ("stage0", *residual, *norm, "final_linear")
+    assert names(version=version, batch_norm=batch_norm) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "stage1.resblk1 downsample2 stage2.resblk1"),
+        ({"depth": 50}, "downsample1 stage1.resblk1 downsample2 stage2.resblk1"),
+        ({"depth": 50, "version": 1}, "downsample1 stage1.resblk1 downsample2 stage2.resblk1"),
+        ({"stages": (2,)}, "stage1.resblk1 stage1.resblk2"),
+        ({"stages": (1,), "depth": 50}, "downsample1 stage1.resblk1"),
+        (
+            {"stages": (1, 1, 1)},
+            "stage1.resblk1 downsample2 stage2.resblk1 downsample3 stage3.resblk1",
+        ),
+    ],
+)
+def test_a_layer_that_downsamples_leaves_every_shortcut_an_identity(settings, expected):
+    settings = {"stages": (1, 1), "batch_norm": False, "downsampling": "layer"} | settings
+    assert names(**settings) == ("stage0", *expected.split(), "final_linear")
+    model = narrow(**settings)
+    assert all(isinstance(block.shortcut, nn.Identity) for block in blocks(model))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_block_without_its_last_convolution_is_the_identity(depth, batch_norm):
+    block = narrow(depth=depth, batch_norm=batch_norm).stage2.resblk2
+    last = block.body[-1]
+    x = torch.randn(4, last.out_channels, 6, 6)
+    assert not torch.allclose(block(x), x)
+    nn.init.zeros_(last.weight)
+    torch.testing.assert_close(block(x), x, rtol=0, atol=0)
+
+
+def test_a_block_of_version_1_step_by_step():
+    block = narrow(version=1).stage2.resblk1
+    body, projection = block.body, block.shortcut
+    x = torch.randn(4, 8, 6, 6)
+    z = body.norm2(body.conv2(body.norm1(body.conv1(x)).relu()))
+    torch.testing.assert_close(block(x), (z + projection.norm(projection.conv(x))).relu())
+
+
+def test_a_block_of_version_2_projects_the_activated_input():
+    block = narrow(version=2).stage2.resblk1
+    x = torch.randn(4, 8, 6, 6)
+    z = block.preactivation.norm(x).relu()
+    expected = block.body.conv2(block.body.norm1(block.body.conv1(z)).relu()) + block.shortcut(z)
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize(("version", "batch_norm", "downsampling"), BUILDS)
+def test_working_in_place_changes_nothing_and_gradients_reach_every_parameter(
+    depth, version, batch_norm, downsampling
+):
+    model = narrow(
+        depth=depth,
+        version=version,
+        batch_norm=batch_norm,
+        downsampling=downsampling,
+        stages=(2, 1),
+    )
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    x = torch.randn(4, 3, 16, 16)
+    found, expected = ((net(x), list(net.parameters())) for net in (model, twin))
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    gradients = [torch.autograd.grad(y.square().sum(), ps) for y, ps in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert all(gradient.any() for gradient in gradients[0])
+
+
+@pytest.mark.parametrize(("version", "batch_norm", "downsampling"), BUILDS)
+def test_the_output_of_a_block_is_not_changed_by_what_follows(version, batch_norm, downsampling):
+    model = narrow(version=version, batch_norm=batch_norm, downsampling=downsampling)
+    outputs, copies = [], []
+
+    def keep(module, inputs, output):
+        outputs.append(output)
+        copies.append(output.clone())
+
+    for block in (model.stage0, *blocks(model)):
+        block.register_forward_hook(keep)
+    model(torch.randn(4, 3, 16, 16))
+    torch.testing.assert_close(outputs, copies, rtol=0, atol=0)
+
+
+def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have_a_bias():
+    modules = list(narrow().modules())
+    norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in norms)
+    assert all(m.bias is None for m in modules if isinstance(m, nn.Conv2d))
+    plain = list(narrow(batch_norm=False).modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in plain)
+    assert not any(m.bias.any() for m in plain if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: narrow(depth=20), "unknown depth of a ResNet '20'"),
+        (lambda: narrow(version=3), "unknown version of a ResNet '3'"),
+        (lambda: narrow(stem="mnist"), "unknown stem 'mnist'"),
+        (lambda: narrow(downsampling="blocks"), "unknown downsampling 'blocks'"),
+        (lambda: narrow(initialisation="xavier"), "unknown initialisation 'xavier'"),
+        (lambda: narrow(width=0.0), "width is 0.0"),
+        (lambda: narrow(stages=(2, 0)), r"stages is \(2, 0\)"),
+        (lambda: narrow(stages=(-1,)), r"stages is \(-1,\)"),
+        (lambda: resnet((3, 32, 32), 0), "outputs is 0"),
+        (lambda: narrow((4,)), r"the examples have the shape \(4,\)"),
+    ],
+)
+def test_what_cannot_be_built_is_named(make, message):
+    with pytest.raises(LayerscopeError, match=message):
+        make()
