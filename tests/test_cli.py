@@ -44,6 +44,42 @@ def test_settings_of_a_probe_are_options(trained):
     assert "weight_change,p=2.0@checkpoints" in Run.open(trained).result_keys
 
 
+FACTORY = ["--model", "layerscope.models.fcn:fcn", "--arguments"]
+
+
+def arguments(**changes):
+    sizes = {"input_shape": [1, 8, 8], "outputs": 10, "depth": 1, "width": 8}
+    return [*FACTORY, json.dumps(sizes | changes)]
+
+
+def test_a_model_of_ones_own_is_reset_and_tested_on_a_named_data_set(trained, capsys):
+    words = ["measure", "reinitialisation", str(trained), "--draws", "2"]
+    assert main([*words, "--recompute"]) == 0
+    expected = capsys.readouterr().out
+    assert main([*words, "--recompute", *arguments(), "--data", "digits"]) == 0
+    assert capsys.readouterr().out == expected
+
+
+OTHER = {
+    "classes": (
+        [*arguments(), "--data", "sine"],
+        "does not run on sine",
+    ),
+    "sizes": ([*arguments(width=9), "--data", "digits"], "do not fit"),
+    "images": (
+        [*arguments(), "--data", "digits", "--data.image-size", "16"],
+        "does not run on digits",
+    ),
+    "model": (["--data", "digits"], "--data is given without --model"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), OTHER.values(), ids=OTHER)
+def test_data_that_do_not_fit_are_an_error(trained, capsys, words, message):
+    assert main(["measure", "reinitialisation", str(trained), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_figures_and_reports_of_a_run(trained, tmp_path):
     assert main(["figure", str(trained), "--out", str(tmp_path)]) == 0
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf"}

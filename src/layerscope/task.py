@@ -62,6 +62,12 @@ def _cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
 
 
 def _cross_entropies(outputs: Tensor, batch: Any) -> Tensor:
+    largest = int(batch[1].max())
+    if largest >= outputs.shape[1]:
+        raise LayerscopeError(
+            f"class {largest} among the labels, but the model has {outputs.shape[1]} outputs.",
+            "Test the model on the data set it was trained on.",
+        )
     return F.cross_entropy(outputs, batch[1], reduction="none")
 
 

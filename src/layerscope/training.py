@@ -18,14 +18,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from layerscope import schedule
-from layerscope.config import SGD, DataConfig, OptimizerConfig, RunConfig, from_dict, to_dict
+from layerscope.config import (
+    SGD,
+    CustomModel,
+    DataConfig,
+    OptimizerConfig,
+    RunConfig,
+    from_dict,
+    to_dict,
+)
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, InOrder, mixed_seed
+from layerscope.discovery import run_example
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import isolated
 from layerscope.layers import LayerMap
-from layerscope.models import build
+from layerscope.models import build, custom
 from layerscope.models import unit as family_unit
 from layerscope.probes.base import Probe
 from layerscope.recorder import Recorder
@@ -84,8 +93,9 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
     model = factory().to(device)
     if config.frozen:
         freeze(model, config.frozen)
-    task = Task.classification() if dataset.task == "classification" else Task.regression()
-    return Problem(dataset, model, task, _fixed_batch(dataset.train, config.probe_batch), factory)
+    return Problem(
+        dataset, model, _task(dataset), _fixed_batch(dataset.train, config.probe_batch), factory
+    )
 
 
 def _built(config: RunConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -121,6 +131,48 @@ def restore(run: Run, root: str | Path | None = None, device: str = "cpu") -> Pr
             "Pass the model and the task, e.g. --model package:factory --task classification.",
         )
     return problem(from_dict(run.manifest["config"]), root, device)
+
+
+def foreign(
+    run: Run, config: CustomModel, dataset: Dataset, task: Task | None = None
+) -> dict[str, Any]:
+    """What `layerscope.probes.measure` takes for a run recorded around another training loop.
+
+    Args:
+        run: The run.
+        config: The factory of its model.
+        dataset: What to test on.
+        task: What a batch means; by default what the data set is for.
+
+    Raises:
+        LayerscopeError: The model does not take the run's weights or the images, or its outputs
+            are not the classes of the data set.
+    """
+    factory = partial(custom, config)
+    model = run.load(factory(), run.steps[-1])
+    made = task or _task(dataset)
+    batch = _fixed_batch(dataset.train, RunConfig().probe_batch)
+    example = (batch[0][:2], batch[1][:2])
+    try:
+        with isolated(model), torch.no_grad():
+            outputs = run_example(model, example, made.forward)
+    except RuntimeError as error:
+        raise LayerscopeError(
+            f"{config.factory} does not run on {dataset.name}: {error}",
+            f"Its inputs are {tuple(example[0].shape[1:])}; choose the set it was trained on.",
+        ) from error
+    expected = dataset.n_classes
+    if isinstance(outputs, Tensor) and expected and outputs.shape[-1] != expected:
+        raise LayerscopeError(
+            f"{config.factory} has {outputs.shape[-1]} outputs, {dataset.name} has {expected} "
+            "classes.",
+            "Test the model on the data set it was trained on.",
+        )
+    return Problem(dataset, model, made, batch, factory).given
+
+
+def _task(dataset: Dataset) -> Task:
+    return Task.classification() if dataset.task == "classification" else Task.regression()
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -238,9 +238,13 @@ def _measure(words: list[str]) -> None:
         _parse(Measure, rest, "measure")
         return
     probe_type = _probe(names[0])
+    data = data_config(name) if (name := take(rest, "--data")) else None
     combined = dataclasses.make_dataclass(
         "Measure",
-        [("settings", Annotated[probe_type, arg(name="")], field(default_factory=probe_type))],  # pyright: ignore
+        [
+            ("settings", Annotated[probe_type, arg(name="")], field(default_factory=probe_type)),  # pyright: ignore
+            ("data", type(data), field(default=data)),
+        ],
         bases=(Measure,),
         frozen=True,
     )
@@ -263,18 +267,34 @@ def _measure(words: list[str]) -> None:
 
 
 def _context(run: Any, options: Any) -> dict[str, Any]:
-    """Model and task for probes that need them."""
-    from layerscope.models import custom
-    from layerscope.task import Task
+    """Model, task and data for probes that need them."""
     from layerscope.training import restore
 
     if options.model is not None:
-        task = getattr(Task, options.task)() if options.task else None
-        return {"model": custom(CustomModel(factory=options.model)), "task": task}
+        return _foreign(run, options)
+    if options.data is not None:
+        raise LayerscopeError(
+            "--data is given without --model.",
+            "Name the model's factory too: --model package.module:function.",
+        )
     if run.manifest["config"] is None or not {"model", "data"} & options.settings.needs:
         return {}
     made = restore(run, options.data_root)
     return made.given
+
+
+def _foreign(run: Any, options: Any) -> dict[str, Any]:
+    """Model, task and data of a run that was recorded around another training loop."""
+    from layerscope.data.dataset import load
+    from layerscope.models import custom
+    from layerscope.task import Task
+    from layerscope.training import foreign
+
+    config = CustomModel(factory=options.model, arguments=options.arguments)
+    task = getattr(Task, options.task)() if options.task else None
+    if options.data is None:
+        return {"model": custom(config), "task": task}
+    return foreign(run, config, load(options.data, options.data_root), task)
 
 
 def _probe(name: str) -> Any:

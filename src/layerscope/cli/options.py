@@ -109,14 +109,17 @@ class Measure:
     Attributes:
         probe: Name of the probe; layerscope list probes shows them.
         run: Folder of the run.
-        model: package.module:function that builds the model of a run recorded elsewhere.
-        task: What its batches mean.
+        model: package.module:function that builds the model of a run recorded elsewhere; with
+            --data NAME, e.g. --data cifar10 --data.test-limit 1000, it is tested on that set.
+        arguments: Arguments of that function as a JSON object.
+        task: What its batches mean; by default what the data set is for.
         recompute: Measure again even if the result is there.
     """
 
     probe: Positional[str]
     run: Positional[Path]
     model: str | None = None
+    arguments: str = "{}"
     task: TaskName | None = None
     recompute: bool = False
     data_root: str | None = None

@@ -1,0 +1,167 @@
+"""Evaluating many variants of a model together against the plain loop.
+
+The plain loop puts the weights of a variant into the model, evaluates it on all data, and puts the
+base's back. Beside each ratio stands what the arithmetic allows: floating-point operations of the
+plain loop over those of the shared evaluation, both counted while they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.timing import CLOCK, interleaved, seconds
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from layerscope.config import FCN, VGG, ModelConfig, ResNet
+from layerscope.isolation import unique_state
+from layerscope.layers import LayerMap
+from layerscope.models import build, unit
+from layerscope.task import Task
+from layerscope.variants import evaluate_variants
+
+TASK = Task.classification()
+ROUNDS = 4
+BUDGET = 2**28
+TITLE = f"reset every layer to every checkpoint: plain loop over evaluate_variants ({ROUNDS} rounds)"
+HEADER = (
+    "Model",
+    "Variants",
+    "plain, s",
+    "shared, s",
+    "ratio (quartiles)",
+    "operations allow",
+    "share reached",
+    "peak of 256 MiB",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    config: ModelConfig
+    shape: tuple[int, ...]
+    checkpoints: int
+    examples: int
+    batch_size: int
+
+
+CASES = {
+    "FCN 3x256": Case(FCN(3, 256), (1, 28, 28), 20, 4000, 1000),
+    "FCN 3x32": Case(FCN(3, 32), (1, 28, 28), 20, 4000, 100),
+    "VGG-16 / 8": Case(VGG(16, width=1 / 8), (3, 32, 32), 10, 200, 100),
+    "ResNet-18 / 8": Case(ResNet(18, width=1 / 8), (3, 32, 32), 10, 200, 100),
+}
+
+
+class Workload:
+    """A model, a set of variants and data; both ways to evaluate them."""
+
+    def __init__(self, case: Case) -> None:
+        torch.manual_seed(0)
+        self.model = build(case.config, case.shape, 10).eval()
+        example = torch.zeros(2, *case.shape)
+        layers = LayerMap.from_model(self.model, example, unit=unit(case.config))
+        self.state = {n: t.clone() for n, t in unique_state(self.model).items()}
+        checkpoints = [self._noise() for _ in range(case.checkpoints)]
+        self.n_checkpoints = case.checkpoints
+        self.variants: list[Mapping[str, Tensor]] = [
+            {name: weights[name] for name in (*layer.parameters, *layer.buffers)}
+            for layer in layers
+            for weights in checkpoints
+        ]
+        self.data = [
+            (torch.randn(case.batch_size, *case.shape), torch.randint(10, (case.batch_size,)))
+            for _ in range(case.examples // case.batch_size)
+        ]
+
+    def _noise(self) -> dict[str, Tensor]:
+        return {
+            name: tensor + 0.01 * torch.rand_like(tensor) if tensor.is_floating_point() else tensor
+            for name, tensor in self.state.items()
+        }
+
+    @torch.no_grad()
+    def plain(self) -> list[float]:
+        own = unique_state(self.model)
+        errors = []
+        for variant in self.variants:
+            for name, tensor in variant.items():
+                own[name].copy_(tensor)
+            right = [self._correct(self.model, batch) for batch in self.data]
+            errors.append(1 - float(torch.cat(right).double().mean()))
+            for name in variant:
+                own[name].copy_(self.state[name])
+        return errors
+
+    def _correct(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return TASK.correct(TASK.forward(model, batch), batch)  # pyright: ignore
+
+    def shared(self, variants: Sequence[Mapping[str, Tensor]] | None = None) -> list[float]:
+        chosen = self.variants if variants is None else variants
+        found = evaluate_variants(self.model, chosen, self.data, TASK, budget=BUDGET)
+        return found.errors.tolist()
+
+    def allowed(self) -> float:
+        """Operations of the plain loop over those that the shared evaluation cannot avoid."""
+        whole = operations(lambda: [self._correct(self.model, batch) for batch in self.data])
+        one_each = operations(lambda: self.shared(self.variants[:: self.n_checkpoints]))
+        shared = whole + self.n_checkpoints * (one_each - whole)
+        return len(self.variants) * whole / shared
+
+
+@torch.no_grad()
+def operations(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_bytes(work: Callable[[], object]) -> float:
+    """Growth of the resident set while ``work`` runs, at its highest; NaN where not known."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return float("nan")
+
+    def read(field: str) -> int:
+        line = next(row for row in status.read_text().splitlines() if row.startswith(field))
+        return 1024 * int(line.split()[1])
+
+    reset.write_text("5")  # the highest resident set starts anew
+    before = read("VmRSS")
+    work()
+    return read("VmHWM") - before
+
+
+@pytest.mark.benchmark(group="variants", timer=CLOCK.read)
+@pytest.mark.parametrize("name", CASES)
+def test_variants(name, replay, tables):
+    workload = Workload(CASES[name])
+    np.testing.assert_allclose(workload.shared(), workload.plain(), atol=1e-9)
+    peak = peak_bytes(workload.shared)
+    allowed = workload.allowed()
+    samples = interleaved(
+        {"plain": lambda: seconds(workload.plain), "shared": lambda: seconds(workload.shared)},
+        ROUNDS,
+    )
+    replay(samples["shared"])
+    ratios = np.asarray(samples["plain"]) / np.asarray(samples["shared"])
+    low, median, high = np.percentile(ratios, [25, 50, 75])
+    tables.add(
+        TITLE,
+        HEADER,
+        (
+            name,
+            len(workload.variants),
+            f"{np.median(samples['plain']):.2f}",
+            f"{np.median(samples['shared']):.2f}",
+            f"{median:.2f} ({low:.2f} to {high:.2f})",
+            f"{allowed:.2f}",
+            f"{median / allowed:.0%}",
+            f"{peak / 2**20:.0f} MiB",
+        ),
+    )
