@@ -13,6 +13,8 @@ from torch import nn
 
 from layerscope.layers import LayerMap
 from layerscope.models.fcn import fcn, residual_fcn
+from layerscope.models.resnet import resnet
+from layerscope.models.vgg import vgg
 from layerscope.task import Task
 
 
@@ -137,6 +139,36 @@ class ClassToken(nn.Module):
         return self.head(torch.tanh(tokens).mean(1))
 
 
+class ViT(nn.Module):
+    """Patches, a class token, positions, two encoders, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.positions = nn.Parameter(torch.randn(1, 5, 8))
+        layer = nn.TransformerEncoderLayer(
+            8, 2, 16, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1) + self.positions
+        return self.head(self.norm(self.encoder(tokens))[:, 0])
+
+
+def trained_statistics(model: nn.Module) -> nn.Module:
+    """The model with running statistics as training leaves them, not those of initialisation."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
 CLASSIFY = Task.classification()
 FCN = Case(
     "fcn",
@@ -175,3 +207,37 @@ CLASS_TOKEN = Case(
     "class token", ClassToken, classes(7, 5), CLASSIFY, ("ClassToken", "embed", "head")
 )
 CASES = (FCN, CNN, RESIDUAL, TRANSFORMER, TIED, UNUSED, FUNCTIONAL, CLASS_TOKEN)
+
+DEEP = (
+    Case("vgg", lambda: vgg((3, 32, 32), 3, 11, width=1 / 16), classes(3, 32, 32), CLASSIFY, ()),
+    *(
+        Case(
+            f"resnet v{version}",
+            lambda version=version: trained_statistics(
+                resnet((3, 8, 8), 3, 18, version=version, width=1 / 16)
+            ),
+            classes(3, 8, 8),
+            CLASSIFY,
+            (),
+        )
+        for version in (1, 2)
+    ),
+    Case(
+        "bottlenecks without normalisation",
+        lambda: resnet(
+            (3, 8, 8),
+            3,
+            50,
+            batch_norm=False,
+            width=1 / 16,
+            stages=(2, 2),
+            downsampling="layer",
+            initialisation="glorot",
+        ),
+        classes(3, 8, 8),
+        CLASSIFY,
+        (),
+    ),
+    Case("vit", ViT, classes(3, 8, 8), CLASSIFY, ()),
+)
+"""Deep networks, for what has to be exact on all of them; their layers are not listed."""

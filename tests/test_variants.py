@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.cases import CASES, CNN, FCN
+from tests.cases import CASES, CNN, DEEP, FCN
 from torch import nn
 
 from layerscope.errors import LayerscopeError
@@ -36,6 +36,14 @@ def test_numbers_are_those_of_the_plain_loop(case, budget):
     model, data = case.model(), [case.batch(0), case.batch(1)]
     variants = disturbed(case, model, 3)
     found = evaluate_variants(model, variants, data, case.task, budget=budget)
+    same(found, reference.evaluate(model, variants, data, case.task))
+
+
+@pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
+def test_deep_networks_give_the_numbers_of_the_plain_loop(case):
+    model, data = case.model().eval(), [case.batch(0)]
+    variants = disturbed(case, model, 2)
+    found = evaluate_variants(model, variants, data, case.task)
     same(found, reference.evaluate(model, variants, data, case.task))
 
 

@@ -164,7 +164,7 @@ def test_figures_name_epochs(made):
     run, given = made
     (figure,) = Reinitialisation().figures(measure(Reinitialisation(), run, **given))
     (grid,) = figure.matrix()
-    assert next(iter(grid.x)) == "random"
+    assert next(iter(grid.x)) == "rand"
     assert list(grid.y) == [*run.layers.names, "whole model"]
 
 

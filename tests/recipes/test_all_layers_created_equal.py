@@ -91,7 +91,12 @@ def joint(alone, together, other):
 
 @pytest.mark.parametrize(
     ("values", "outcome"),
-    [((3, 60, 10), "holds"), ((30, 60, 10), "fails"), ((3, 10, 5), "fails"), ((3, 60, 80), "fails")],
+    [
+        ((3, 60, 10), "holds"),
+        ((30, 60, 10), "fails"),
+        ((3, 10, 5), "fails"),
+        ((3, 60, 80), "fails"),
+    ],
 )
 def test_fig8(values, outcome):
     assert outcomes("fig8", joint(*values)) == {"joint": outcome}

@@ -106,7 +106,12 @@ def _parse(kind: Callable[..., T], words: Sequence[str], command: str, **default
 
 def _quickstart(words: list[str]) -> None:
     options = _parse(Quickstart, words, "quickstart")
-    from layerscope.probes import GradientMagnitude, Reinitialisation, measure
+    from layerscope.probes import (
+        GeneralisationBound,
+        GradientMagnitude,
+        Reinitialisation,
+        measure,
+    )
     from layerscope.publish import stacked, write_report
     from layerscope.training import restore, train
 
@@ -125,7 +130,7 @@ def _quickstart(words: list[str]) -> None:
                 advance=lambda done, total, b=before: advance(b + options.epochs * done // total),
             )
             made = restore(run)
-            for probe in (GradientMagnitude(), Reinitialisation()):
+            for probe in (GradientMagnitude(), Reinitialisation(), GeneralisationBound()):
                 measure(probe, run, **made.given)
             runs.append(run)
             advance(before + options.epochs)

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
 from layerscope.figures import axes as naming
 from layerscope.figures import palette
-from layerscope.figures.figure import Grid, Heatmap, Surface
+from layerscope.figures.figure import LAYER, Grid, Heatmap, Surface
 from layerscope.figures.matplotlib_keys import legend_below, name_ticks
 
 ISOLINES = 14
@@ -37,7 +37,9 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
         for name, at in grid.marks:
             ax.plot(at, np.arange(len(at)), "D", mfc="w", mec="#16181c", mew=0.6, ms=3, label=name)
         ax.set_title(grid.panel if figure.panel else figure.title)
-        ax.set_xlabel(naming.title(figure.data[figure.x]))
+        ax.set_xlabel("" if figure.x == LAYER else naming.title(figure.data[figure.x]))
+        if figure.y != LAYER and ax is panels[0]:
+            ax.set_ylabel(naming.title(figure.data[figure.y]))
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     _colour_bar(panels, ScalarMappable(norm, colours), naming.title(figure.data))

@@ -164,9 +164,10 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
     low, high = figure.limits()
     value, across = escape(axes.title(figure.data)), escape(_x_title(figure))
     layout = parts.layout("heatmap", figure.x, [g.panel for g in grids], "")
-    parts.label_axes(layout, len(grids), _x_title(figure), "")
+    layout["margin"] |= {"t": 14 if figure.y == LAYER else 30, "l": 8}
+    up = "" if figure.y == LAYER else axes.title(figure.data[figure.y])
+    parts.label_axes(layout, len(grids), _x_title(figure), up)
     layout["coloraxis"] = parts.colour_axis(low, high, figure.centre, axes.title(figure.data))
-    layout["margin"] |= {"t": 14, "l": 8}
     traces: list[dict[str, Any]] = []
     for i, grid in enumerate(grids):
         rows = [escape(axes.short(v)) for v in grid.y]

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from layerscope.config import Initialisation, Stem
 from layerscope.errors import LayerscopeError
-from layerscope.models.initialisation import check_choice, check_images, initialise, scaled
+from layerscope.models.initialisation import (
+    ChannelsLast,
+    check_choice,
+    check_images,
+    initialise,
+    scaled,
+)
 
 STAGES = {
     18: (2, 2, 2, 2),
@@ -127,7 +133,7 @@ def resnet(
     bottleneck = depth >= SHALLOWEST_BOTTLENECK
     block = PostactivationBlock if version == 1 else PreactivationBlock
     inputs = scaled(64, width)
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts: OrderedDict[str, nn.Module] = OrderedDict(layout=ChannelsLast())
     parts["stage0"] = _stem(input_shape[0], inputs, stem, version, batch_norm)
     for i, blocks in enumerate(repeats, start=1):
         channels = scaled(64 * 2 ** (i - 1), width)

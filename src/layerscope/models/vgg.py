@@ -8,7 +8,13 @@ from torch import nn
 
 from layerscope.config import Initialisation, Stem
 from layerscope.errors import LayerscopeError
-from layerscope.models.initialisation import check_choice, check_images, initialise, scaled
+from layerscope.models.initialisation import (
+    ChannelsLast,
+    check_choice,
+    check_images,
+    initialise,
+    scaled,
+)
 
 CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {
@@ -65,7 +71,7 @@ def vgg(
             f"{len(CHANNELS)} times.",
             f"Use images of at least {SMALLEST}x{SMALLEST} pixels, e.g. image_size={SMALLEST}.",
         )
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts: OrderedDict[str, nn.Module] = OrderedDict(layout=ChannelsLast())
     number = 0
     for group, repeats in enumerate(CONVOLUTIONS[depth]):
         for _ in range(repeats):

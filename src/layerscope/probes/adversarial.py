@@ -97,7 +97,8 @@ class AdversarialAccuracy(TrajectoryProbe):
 
     def _counts(self, n_stages: int) -> list[int]:
         if self.active == "doubling":
-            return [0, *(2**k for k in range(n_stages.bit_length()) if 2**k <= n_stages)]
+            most = max(n_stages, 1)  # without any stage the classifier says what is missing
+            return [0, *(2**k for k in range(most.bit_length()))]
         return list(self.active)
 
     @property

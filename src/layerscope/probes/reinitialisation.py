@@ -261,7 +261,7 @@ class Reinitialisation(TrajectoryProbe):
             if fresh:
                 columns[: len(fresh)] = [torch.stack(columns[: len(fresh)]).mean(0)]
             values = torch.stack(columns, 1).numpy()
-            attributes = self._attributes(f"{title} from the trained weights", "weight")
+            attributes = self._attributes(title, "weight")
             variables[name] = (("layer", "checkpoint"), values, attributes)
         return variables
 

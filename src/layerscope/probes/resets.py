@@ -15,6 +15,8 @@ from layerscope.figures.figure import Heatmap, Lines
 from layerscope.layers import LayerMap
 
 RANDOM = "random"
+SHORT = "rand"
+"""How figures call it, where every column is as narrow as a number."""
 WHOLE = "whole model"
 ROWS = 8
 """With more layers than this they become columns, as in the paper's figures of deep networks."""
@@ -64,10 +66,10 @@ def marked(rule: str | Sequence[str], layers: LayerMap) -> tuple[bool, ...]:
 
 
 def column_names(dataset: xr.Dataset) -> list[str]:
-    """What each column was reset to: ``"random"``, or the epoch (the step where unknown)."""
+    """What each column was reset to: ``"rand"``, or the epoch (the step where unknown)."""
     per_epoch = dataset.attrs.get("steps_per_epoch")
     return [
-        name if name == RANDOM or not per_epoch else f"{int(name) / per_epoch:g}"
+        SHORT if name == RANDOM else f"{int(name) / per_epoch:g}" if per_epoch else name
         for name in map(str, dataset["checkpoint"].values)
     ]
 
@@ -125,8 +127,8 @@ def robustness_heatmap(
         else f"Each {'column' if deep else 'row'} resets one layer"
     )
     reading = (
-        f"{what}: to fresh random weights (mean over draws) or to those of an earlier time, the "
-        "rest stays as trained. The last one is the whole model at that time. Trained model: "
+        f"{what}: to fresh random weights (rand: mean over draws) or to those of an earlier time; "
+        "the rest stays as trained. The last one is the whole model at that time. Trained model: "
         f"{base:.2f}%."
     )
     return Heatmap(
@@ -149,7 +151,7 @@ def distance_heatmaps(dataset: xr.Dataset, key: str, title: str = "") -> list[He
             key=f"{key}-{short}",
             title=f"{heading}{title and ', ' + title}",
             caption=f"{heading} between a layer's trained parameters and those of each time; "
-            "random: mean over draws.",
+            "rand: mean over draws.",
             x="layer" if deep else "checkpoint",
             y="checkpoint" if deep else "layer",
         )

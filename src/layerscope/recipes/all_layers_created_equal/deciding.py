@@ -123,7 +123,7 @@ def upper_mean(data: xr.DataTree, variant: str, probe: Probe) -> xr.DataArray:
     return initial(found(data, variant, probe)).isel(layer=slice(1, None)).mean("layer")
 
 
-def distance_does_not_rank(probe: Probe, variant: str, name: str = "") -> Claim:
+def distance_does_not_rank(probe: Probe, variant: str) -> Claim:
     """Claim (4)."""
 
     def decide(data: xr.DataTree) -> Verdict:
@@ -141,9 +141,9 @@ def distance_does_not_rank(probe: Probe, variant: str, name: str = "") -> Claim:
         )
 
     return Claim(
-        f"distance{name and '-' + variant}",
-        f"{name and name + ': '}neither distance from initialisation ranks the layers by what "
-        f"their reset costs (rank correlations below {STRONG:g}).",
+        "distance",
+        "Neither distance from initialisation ranks the layers by what their reset costs (rank "
+        f"correlations below {STRONG:g}).",
         f"{PAPER} Section 3.1, Appendix D",
         decide,
     )

@@ -76,11 +76,12 @@ def _groupings(
     every_other: bool = True,
     outer: bool = False,
 ) -> Study:
+    from layerscope.probes import Reinitialisation
     from layerscope.probes.resets import robustness_heatmap
     from layerscope.recipes.all_layers_created_equal import deciding
     from layerscope.study import Study
 
-    alone = resets(scale)
+    alone = Reinitialisation(checkpoints=(0,), draws=0)
     probes: dict[str, Reinitialisation] = {
         "all but the first blocks": resets(scale, joint="all_but_first")
     }
