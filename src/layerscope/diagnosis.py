@@ -69,7 +69,7 @@ def findings(summary: xr.Dataset, measured: Measured) -> tuple[Finding, ...]:
     if "gradient_magnitude" in measured:
         found += _gradient_span(measured["gradient_magnitude"]["gradient_magnitude"])
     if "reinitialisation" in measured:
-        found += _resets(measured["reinitialisation"])
+        found += resets(measured["reinitialisation"])
     return tuple(finding for finding in found if finding is not None)
 
 
@@ -157,25 +157,39 @@ def _gradient_span(gradients: xr.DataArray) -> list[Finding]:
     ]
 
 
-def _resets(dataset: xr.Dataset) -> list[Finding]:
-    """What resetting each layer to its earliest weights costs; ends of the scale if many."""
+def _reset_costs(
+    dataset: xr.Dataset,
+) -> tuple[str, np.ndarray, np.ndarray, list[str], str]:
+    """What resetting each layer to its earliest weights costs.
+
+    Returns:
+        What the layers are reset to; cost, its margin and kind for every layer; the evidence.
+    """
     steps = [str(c) for c in dataset["checkpoint"].values if str(c) != "random"]
     chosen = dataset.sel(checkpoint=steps[0])
     rise, error = chosen["degradation"], chosen["degradation_error"]
     labels = chosen["label"]
-    if "seed" in rise.dims:
-        found = mean_interval(rise.transpose("layer", "seed").values, axis=1)
-        costs, margins = found.mean, found.high - found.mean
-        evidence = f"Rise of the test error; 95% interval over {rise.sizes['seed']} seeds."
-        rows = labels.transpose("layer", "seed").values
-        kinds = [str(row[0]) if len(set(row)) == 1 else "differs" for row in rows]
-    else:
-        costs, margins = rise.values, 1.96 * error.values
+    start = "its initial weights" if steps[0] == "0" else f"step {steps[0]}"
+    if "seed" not in rise.dims:
         evidence = "Rise of the test error; 95% interval over test examples, paired."
         kinds = [str(kind) for kind in labels.values]
+        return start, rise.values, 1.96 * error.values, kinds, evidence
+    found = mean_interval(rise.transpose("layer", "seed").values, axis=1)
+    evidence = f"Rise of the test error; 95% interval over {rise.sizes['seed']} seeds."
+    rows = labels.transpose("layer", "seed").values
+    kinds = [str(row[0]) if len(set(row)) == 1 else "differs" for row in rows]
+    return start, found.mean, found.high - found.mean, kinds, evidence
+
+
+def resets(dataset: xr.Dataset) -> list[Finding]:
+    """A sentence per layer on what resetting it costs; ends of the scale if there are many.
+
+    Args:
+        dataset: What `layerscope.probes.Reinitialisation` measured, with or without seeds.
+    """
+    start, costs, margins, kinds, evidence = _reset_costs(dataset)
     order = np.argsort(-costs)
     shown = order if len(order) <= MOST_RESETS else [*order[:3], *order[-3:]]
-    start = "its initial weights" if steps[0] == "0" else f"step {steps[0]}"
     return [
         Finding(
             f"Resetting {dataset['layer'].values[i]} to {start} costs "
@@ -185,3 +199,20 @@ def _resets(dataset: xr.Dataset) -> list[Finding]:
         )
         for i in shown
     ]
+
+
+def reset_summary(dataset: xr.Dataset, name: str) -> Finding:
+    """One sentence on all layers of one of several networks.
+
+    Args:
+        dataset: As for `resets`.
+        name: What the network is called.
+    """
+    start, costs, margins, kinds, evidence = _reset_costs(dataset)
+    most = int(np.argmax(costs))
+    return Finding(
+        f"{name}: {kinds.count('ambient')} of {len(kinds)} layers are ambient and "
+        f"{kinds.count('critical')} critical; resetting {dataset['layer'].values[most]} to {start} "
+        f"costs most, {costs[most]:.1f} \N{PLUS-MINUS SIGN} {margins[most]:.1f} points.",
+        evidence=evidence + " A kind counts where all seeds agree." * ("seed" in dataset.dims),
+    )

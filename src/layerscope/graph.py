@@ -77,8 +77,23 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     for node in made.graph.nodes:
         if node.target is torch.ops.aten.view.default:  # strides may differ when evaluated wide
             node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.as_strided_.default and _only_renames(node):
+            node.replace_all_uses_with(node.args[0])
+            made.graph.erase_node(node)
     made.graph.eliminate_dead_code()
     return Graph(made, tuple(names), shape["outputs"])
+
+
+def _only_renames(node: fx.Node) -> bool:
+    """Whether other strides leave every element where it is: they differ in dimensions of one.
+
+    Average pooling of images with channels last ends so; it has no batching rule.
+    """
+    before, after = node.args[0].meta["val"], node.meta["val"]  # pyright: ignore
+    if before.shape != after.shape or before.storage_offset() != after.storage_offset():
+        return False
+    pairs = zip(before.shape, before.stride(), after.stride(), strict=True)
+    return all(size == 1 or old == new for size, old, new in pairs)
 
 
 @dataclass

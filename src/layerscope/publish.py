@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 
 from layerscope.claims import Claim, Verdict
-from layerscope.diagnosis import findings, layer_summary
+from layerscope.diagnosis import findings, layer_summary, reset_summary, resets
 from layerscope.environment import describe
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
@@ -21,11 +21,12 @@ from layerscope.probes import (
     DistanceFromInitialisation,
     PathAndProgress,
     Probe,
+    Reinitialisation,
     WeightChange,
     measure,
 )
 from layerscope.probes.driver import CHECKPOINTS
-from layerscope.report.page import Page, Section, VerdictRow, write
+from layerscope.report.page import Finding, Page, Section, VerdictRow, write
 from layerscope.store import Run
 from layerscope.study import Outcome, Study
 
@@ -297,12 +298,26 @@ def study_page(
             ("seeds", ", ".join(map(str, study.seeds))),
             ("runs", str(len(outcomes))),
         ),
+        findings=_study_findings(study, data),
         lead=lead,
         sections=(Section("Measurements", figures=rest),) if rest else (),
         verdicts=tuple(verdict_row(claim, verdict) for claim, verdict in verdicts),
         provenance={"made by": command} | environment | configurations,
         notices=tuple(failed),
     )
+
+
+def _study_findings(study: Study, data: xr.DataTree) -> tuple[Finding, ...]:
+    """What resetting layers one at a time costs: layer by layer, or a sentence for each variant."""
+    found = [
+        (variant, data[variant][probe.key].to_dataset())
+        for variant in study.variants
+        for probe in study.probes
+        if isinstance(probe, Reinitialisation) and probe.joint == "alone"
+    ]
+    if len(found) == 1:
+        return tuple(resets(found[0][1]))
+    return tuple(reset_summary(dataset, variant) for variant, dataset in found)
 
 
 def verdict_row(claim: Claim, verdict: Verdict) -> VerdictRow:

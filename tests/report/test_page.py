@@ -167,3 +167,9 @@ def test_a_whisker_lies_in_its_picture_in_order():
     at = whisker(row(0.5, (0.2, 0.7)))
     assert 0 < at["threshold"] < at["low"] < at["value"] < at["high"] < 132
     assert whisker(row(0.0, None)) == {"value": 6, "threshold": 6, "low": None, "high": None}
+
+
+def test_a_verdict_without_a_value_has_no_mark():
+    nothing = row(float("nan"), None)
+    assert whisker(nothing) is None
+    assert measured(nothing) == ("no value", "")

@@ -96,9 +96,11 @@ def _width(value: object, reach: float, wanted: bool) -> float:
     return round(100 * _length(value) / reach, 1) if wanted and reach else 0.0
 
 
-def whisker(row: VerdictRow) -> dict[str, float | None]:
-    """Horizontal positions, in pixels, of a verdict's value, interval and threshold."""
+def whisker(row: VerdictRow) -> dict[str, float | None] | None:
+    """Horizontal positions, in pixels, of value, interval and threshold; None without a value."""
     points = [row.value, row.threshold, *(row.interval or ())]
+    if not all(map(math.isfinite, points)):
+        return None
     low, high = min(points), max(points)
     span = (high - low) or 1.0
     room = WHISKER_WIDTH - 2 * WHISKER_MARGIN
@@ -117,6 +119,8 @@ def whisker(row: VerdictRow) -> dict[str, float | None]:
 
 def measured(row: VerdictRow) -> tuple[str, str]:
     """A verdict's value and interval as text, to the decimals that the interval warrants."""
+    if not math.isfinite(row.value):
+        return "no value", ""
     if row.interval is None or not all(map(math.isfinite, row.interval)):
         return _minus(f"{row.value:.3g}"), ""
     low, high = row.interval
