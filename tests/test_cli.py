@@ -103,7 +103,8 @@ def reproduced(tmp_path_factory):
 
 
 def test_a_recipe_writes_data_claims_figures_and_report(reproduced):
-    folder = reproduced / "layer_convergence_bias.fig1a" / "smoke"
+    folder = reproduced / "layer_convergence_bias.fig1a" / "smoke,model.width=8"
+    assert "Changed here: model.width=8." in (folder / "report.html").read_text()
     claims = json.loads((folder / "claims.json").read_text())
     assert {row["id"] for row in claims} == {"order", "gradient", "reversal"}
     assert all(row["n_seeds"] == 2 for row in claims)

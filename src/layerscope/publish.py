@@ -290,7 +290,7 @@ def study_page(
     configurations = {name: repr(config) for name, config in study.variants.items()}
     return Page(
         title=study.title,
-        subtitle=study.summary,
+        subtitle=study.description,
         facts=(
             ("recipe", study.name),
             ("source", study.source),

@@ -62,11 +62,11 @@ def batch_statistics(
 
 def recalibrated(
     model: nn.Module, base: Weights, variants: Sequence[Weights], batch: Any, task: Task
-) -> list[Weights]:
-    """Variants with the statistics of `batch_statistics` wherever they differ from the base's.
+) -> tuple[dict[str, Tensor], list[Weights]]:
+    """A base and its variants, each with the statistics that one batch gives under its weights.
 
-    A change of weights moves the statistics downstream of it and no others, so that what lies
-    upstream keeps the trained ones, and a variant equal to the base is left alone.
+    A change of weights moves the statistics downstream of it and no others, so that a variant
+    replaces only those that differ from the recalibrated base's.
 
     Args:
         model: The model.
@@ -74,12 +74,14 @@ def recalibrated(
         variants: What each variant replaces, by name.
         batch: Training examples.
         task: How to run the model.
+
+    Returns:
+        The base, recalibrated, and what each variant replaces of it.
     """
     reference = batch_statistics(model, base, batch, task)
     found: list[Weights] = []
     for variant in variants:
         moved = batch_statistics(model, {**base, **variant}, batch, task)
         kept = {n: t for n, t in variant.items() if n not in reference}
-        kept |= {n: base[n] for n in variant if n in reference}
         found.append(kept | {n: t for n, t in moved.items() if not t.equal(reference[n])})
-    return found
+    return {**base, **reference}, found

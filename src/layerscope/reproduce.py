@@ -65,7 +65,7 @@ def reproduce(
         LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
     """
     out = Path(out)
-    folder = out / study.name / study.scale
+    folder = out / study.folder
     check_writable(folder)
     planned = study.runs()
     jobs = {

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from layerscope.discovery import Layer
 from layerscope.errors import LayerscopeError
+from layerscope.isolation import mixed_seed
 from layerscope.surgery import Factory, fresh_weights
 
 Weights = Mapping[str, Tensor]
@@ -115,7 +116,7 @@ def stochastic(
         layers: Its layers, residual blocks among them (``unit="block"``).
         active: How many stages to reset a block of at each call.
         draws: Pre-drawn weights for each block.
-        seed: Draw ``i`` has seed ``seed + i``; the choices have ``seed``.
+        seed: Seed of draws and choices; draw ``i`` has the mixed seed ``seed / i``.
         factory: Builds the model anew, as in `layerscope.surgery.fresh_weights`.
         eligible: Which blocks may be reset: those that keep their input's shape.
 
@@ -132,7 +133,9 @@ def stochastic(
             "than by shortcut = nn.Identity(), pass eligible=...",
         )
     owners = [name for block in blocks for name in block.modules]
-    fresh = [fresh_weights(model, owners, seed + i, factory) for i in range(draws)]
+    fresh = [
+        fresh_weights(model, owners, mixed_seed("block", seed, i), factory) for i in range(draws)
+    ]
     drawn = {
         b.name: [{n: w[n] for n in (*b.parameters, *b.buffers)} for w in fresh] for b in blocks
     }

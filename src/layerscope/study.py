@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class Study:
         probes: What is measured on every run.
         claims: What is decided.
         figures: What is drawn of the data.
+        changes: Settings of the runs that were replaced, e.g. ``"model.width=64"``.
     """
 
     name: str
@@ -48,10 +50,23 @@ class Study:
     probes: tuple[Probe, ...]
     claims: tuple[Claim, ...]
     figures: Callable[[xr.DataTree], list[Figure]]
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise LayerscopeError(f"seeds are {list(self.seeds)}.", "Give each seed once.")
+
+    @property
+    def folder(self) -> str:
+        """Where results go below the folder for everything; changed settings have their own."""
+        scale = ",".join([self.scale, *self.changes])
+        return f"{self.name}/{re.sub(r'[^A-Za-z0-9._=,-]+', '_', scale)}"
+
+    @property
+    def description(self) -> str:
+        """The summary, and what was changed."""
+        changed = f" Changed here: {', '.join(self.changes)}." if self.changes else ""
+        return self.summary + changed
 
     def runs(self) -> list[tuple[str, int, RunConfig]]:
         """(variant, seed, configuration) of every run."""

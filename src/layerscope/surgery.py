@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerscope.discovery import Forward, Layer, blocks, matching, preview, run_example
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import isolated, unique_state
+from layerscope.isolation import isolated, mixed_seed, unique_state
 
 Factory = Callable[[], nn.Module]
 
@@ -33,7 +33,8 @@ def fresh_weights(
     Args:
         model: The model; it is left as found, and so is the random state.
         modules: Names of the modules that own parameters, as in ``model.named_modules()``.
-        seed: Seed of the draw.
+        seed: Seed of the draw. It is mixed, so that it never gives the weights that a training
+            seeded with the same number began with.
         factory: Builds the model anew.
 
     Returns:
@@ -44,7 +45,7 @@ def fresh_weights(
             factory builds another model.
     """
     wanted = [f"{name}." if name else "" for name in modules]
-    with isolated(model, seed=seed):
+    with isolated(model, seed=mixed_seed("fresh weights", seed)):
         drawn = unique_state(factory() if factory is not None else _reset(model, modules))
     own = unique_state(model)
     fresh = {name: t for name, t in drawn.items() if name.rpartition(".")[0] + "." in wanted}
@@ -239,8 +240,18 @@ def without(
                 "Only blocks that preserve the shape can be left out, e.g. not the first block of "
                 "a stage that halves the image.",
             )
-        made.set_submodule(name, nn.Identity())
+        made.set_submodule(name, Skipped())
+    with isolated(made), torch.no_grad():
+        run_example(made, example, forward)
     return made
+
+
+class Skipped(nn.Identity):
+    """What stands in place of a removed block: its first argument, whatever others it is given."""
+
+    def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The input itself."""
+        return input
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

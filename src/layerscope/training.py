@@ -29,10 +29,10 @@ from layerscope.config import (
 )
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Dataset, Split, load
-from layerscope.data.loader import Batches, InOrder, mixed_seed
+from layerscope.data.loader import Batches, InOrder
 from layerscope.discovery import run_example
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import isolated
+from layerscope.isolation import isolated, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.models import build, custom
 from layerscope.models import unit as family_unit
@@ -133,16 +133,13 @@ def restore(run: Run, root: str | Path | None = None, device: str = "cpu") -> Pr
     return problem(from_dict(run.manifest["config"]), root, device)
 
 
-def foreign(
-    run: Run, config: CustomModel, dataset: Dataset, task: Task | None = None
-) -> dict[str, Any]:
+def foreign(run: Run, config: CustomModel, dataset: Dataset) -> dict[str, Any]:
     """What `layerscope.probes.measure` takes for a run recorded around another training loop.
 
     Args:
         run: The run.
         config: The factory of its model.
-        dataset: What to test on.
-        task: What a batch means; by default what the data set is for.
+        dataset: What to test on; it says what a batch means.
 
     Raises:
         LayerscopeError: The model does not take the run's weights or the images, or its outputs
@@ -150,19 +147,24 @@ def foreign(
     """
     factory = partial(custom, config)
     model = run.load(factory(), run.steps[-1])
-    made = task or _task(dataset)
+    made = _task(dataset)
     batch = _fixed_batch(dataset.train, RunConfig().probe_batch)
     example = (batch[0][:2], batch[1][:2])
     try:
         with isolated(model), torch.no_grad():
             outputs = run_example(model, example, made.forward)
-    except RuntimeError as error:
+    except Exception as error:
         raise LayerscopeError(
             f"{config.factory} does not run on {dataset.name}: {error}",
-            f"Its inputs are {tuple(example[0].shape[1:])}; choose the set it was trained on.",
+            f"The inputs are {tuple(example[0].shape[1:])}; choose the set it was trained on.",
         ) from error
     expected = dataset.n_classes
-    if isinstance(outputs, Tensor) and expected and outputs.shape[-1] != expected:
+    if not isinstance(outputs, Tensor):
+        raise LayerscopeError(
+            f"{config.factory} returns {type(outputs).__name__}, not a tensor.",
+            "Wrap the model so that it returns logits, or measure in Python with a task.",
+        )
+    if expected and outputs.shape[-1] != expected:
         raise LayerscopeError(
             f"{config.factory} has {outputs.shape[-1]} outputs, {dataset.name} has {expected} "
             "classes.",
@@ -375,6 +377,11 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
     if run.status == "running":
         raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")
     if run.status == "interrupted" and not (path / "resume.safetensors").exists():
+        if run.steps[-1:] > [0]:
+            raise LayerscopeError(
+                f"{path} is interrupted and its resume.safetensors is gone.",
+                "Put the file back, or choose another folder; its checkpoints are kept.",
+            )
         shutil.rmtree(path)  # stopped before the first step: nothing in it but the initialisation
         return None
     return run

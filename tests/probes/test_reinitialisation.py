@@ -1,16 +1,21 @@
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from tests.cases import CNN, FCN
 
+from layerscope import config
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import unique_state
 from layerscope.probes import Reinitialisation, measure
 from layerscope.recorder import Recorder
 from layerscope.schedule import every
 from layerscope.store import Run
+from layerscope.training import restore, train
 from reference import variants as reference
 
 
@@ -90,17 +95,18 @@ def test_recalibrated_statistics_are_those_of_the_changed_network(tmp_path):
     final = dict(run.checkpoint(run.steps[-1]))
     for layer in run.layers:
         variant = final | {n: run.checkpoint(0)[n] for n in layer.parameters}
-        expected = reference.recalibrate(CNN.build(), final, variant, given["batch"], CNN.task)
+        expected = reference.recalibrate(CNN.build(), variant, given["batch"], CNN.task)
         losses, _ = reference.evaluate(model, [expected], given["data"], CNN.task)
         row = found["loss"].sel(layer=layer.name, checkpoint="0")
         np.testing.assert_allclose(row, losses.mean(), rtol=1e-5)
     assert (found["degradation"].isel(checkpoint=-1) == 0).all()
+    assert float(found["base_error"]) == float(found["model_error"][-1])
 
 
 @pytest.mark.parametrize("mode", ["keep", "recalibrate"])
 def test_statistics_of_a_model_without_any_are_an_error(tmp_path, mode):
     run, model = recorded(FCN, tmp_path / "run")
-    given = {"model": model, "task": FCN.task, "data": [FCN.batch(9)]}
+    given = {"model": model, "task": FCN.task, "data": [FCN.batch(9)], "batch": FCN.batch(8)}
     with pytest.raises(LayerscopeError, match="has no BatchNorm with running statistics"):
         measure(Reinitialisation(batch_norm=mode), run, **given)
 
@@ -153,10 +159,53 @@ def test_ambient_layers_are_grouped_by_their_labels(made):
     np.testing.assert_array_equal(joint["member"], alone["label"] == "ambient")
 
 
+def test_draws_are_neither_the_initialisation_of_a_training_nor_those_of_another_run(tmp_path):
+    """A training seeds the same generator as a draw does, often with the same small numbers."""
+    drawn, initial = [], []
+    for seed in range(3):
+        small = config.FCN(1, 8)
+        chosen = config.RunConfig(small, epochs=1, batch_size=500, seed=seed)
+        run = train(chosen, tmp_path / str(seed), accelerator="cpu")
+        made = restore(run)
+        context = SimpleNamespace(run=run, model=made.model, factory=made.factory)
+        drawn += Reinitialisation(draws=3)._draws(context, run.layers)
+        initial.append(run.checkpoint(0))
+    weights = [tensors["layer1.weight"] for tensors in (*drawn, *initial)]
+    pairs = itertools.combinations(weights, 2)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_group_that_is_empty_is_an_error(made):
+    run, given = made
+    with pytest.raises(LayerscopeError, match="no layer belongs to the group"):
+        measure(Reinitialisation(joint="ambient", ambient_below=-200.0, draws=0), run, **given)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"checkpoints": "lgo"}, {"joint": "evry_other"}, {"batch_norm": "kep"}]
+)
+def test_mistyped_settings_are_refused(settings):
+    with pytest.raises(LayerscopeError, match="Did you mean"):
+        Reinitialisation(**settings)
+
+
+def test_groups_that_differ_by_seed_say_so(made):
+    run, given = made
+    names = run.layers.names
+    parts = [
+        measure(Reinitialisation(joint=joint, draws=0), run, **given)
+        for joint in ((names[0], names[1]), (names[0],))
+    ]
+    both = xr.concat(parts, xr.DataArray([0, 1], dims="seed", name="seed"))
+    (figure,) = Reinitialisation().figures(both)
+    shown = list(figure.matrix()[0].y)
+    assert shown[:3] == [f"{names[0]} *", f"{names[1]} * 1/2", names[2]]
+
+
 def test_other_test_data_are_measured_anew(made):
     run, given = made
     first = measure(Reinitialisation(), run, **given)
-    other = measure(Reinitialisation(), run, **given | {"data": given["data"][1:]})
+    other = measure(Reinitialisation(), run, **given | {"data": given["data"][:1]})
     assert first.attrs["n_examples"] == 2 * other.attrs["n_examples"]
 
 
@@ -187,6 +236,4 @@ def test_what_is_missing_is_said(made, settings, changes, message):
     ("n", "expected"), [(2, [0, 1]), (5, [0, 1, 2, 4]), (21, [0, 1, 2, 4, 8, 16, 20])]
 )
 def test_log_checkpoints_include_both_ends(n, expected):
-    from types import SimpleNamespace
-
     assert Reinitialisation()._steps(SimpleNamespace(steps=list(range(n)))) == expected

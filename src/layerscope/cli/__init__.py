@@ -181,6 +181,8 @@ def _train(words: list[str]) -> None:
             accelerator=options.machine.accelerator,
             advance=advance,
         )
+    if run.status == "diverged":
+        raise LayerscopeError(f"{run.path} {run.missing}.", "Lower the learning rate.")
     print_table(stacked([run]))
     notes = run.manifest["notes"]
     for key in ("test_error", "test_loss"):
@@ -212,7 +214,7 @@ def _run(words: list[str]) -> None:
             raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")
         value = get_path(options.config, path)
         variants = {name: set_path(config, path, value) for name, config in study.variants.items()}
-        study = replace(study, variants=variants)
+        study = replace(study, variants=variants, changes=(*study.changes, f"{path}={value}"))
     with bar(f"{len(study.runs())} runs") as advance:
         result = reproduce(
             study,
@@ -236,13 +238,15 @@ def _parse_scale(words: Sequence[str]) -> Any:
 
 
 def _measure(words: list[str]) -> None:
+    from layerscope.probes import PROBES
+
     rest = list(words)
     names = [word for word in words if not word.startswith("-")]
     wants_help = not names or (len(names) < 2 and "--help" in words)
     if wants_help:
         _parse(Measure, rest, "measure")
         return
-    probe_type = _probe(names[0])
+    probe_type = _probe(next((name for name in names if name in PROBES), names[0]))
     data = data_config(name) if (name := take(rest, "--data")) else None
     combined = dataclasses.make_dataclass(
         "Measure",
@@ -277,9 +281,10 @@ def _context(run: Any, options: Any) -> dict[str, Any]:
 
     if options.model is not None:
         return _foreign(run, options)
-    if options.data is not None:
+    given = {"data": options.data, "task": options.task}
+    if alone := [name for name, value in given.items() if value is not None]:
         raise LayerscopeError(
-            "--data is given without --model.",
+            f"--{alone[0]} is given without --model.",
             "Name the model's factory too: --model package.module:function.",
         )
     if run.manifest["config"] is None or not {"model", "data"} & options.settings.needs:
@@ -296,10 +301,14 @@ def _foreign(run: Any, options: Any) -> dict[str, Any]:
     from layerscope.training import foreign
 
     config = CustomModel(factory=options.model, arguments=options.arguments)
-    task = getattr(Task, options.task)() if options.task else None
     if options.data is None:
+        task = getattr(Task, options.task)() if options.task else None
         return {"model": custom(config), "task": task}
-    return foreign(run, config, load(options.data, options.data_root), task)
+    if options.task is not None:
+        raise LayerscopeError(
+            "--task is given with --data.", "The data set says what a batch means."
+        )
+    return foreign(run, config, load(options.data, options.data_root))
 
 
 def _probe(name: str) -> Any:

@@ -112,7 +112,7 @@ class Measure:
         model: package.module:function that builds the model of a run recorded elsewhere; with
             --data NAME, e.g. --data cifar10 --data.test-limit 1000, it is tested on that set.
         arguments: Arguments of that function as a JSON object.
-        task: What its batches mean; by default what the data set is for.
+        task: What its batches mean, where no data set says so.
         recompute: Measure again even if the result is there.
     """
 

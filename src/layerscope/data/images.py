@@ -16,10 +16,10 @@ from layerscope.config import Images
 from layerscope.data.build import Reading
 from layerscope.data.cache import Decoded, cached
 from layerscope.data.dataset import Dataset, Split
-from layerscope.data.loader import mixed_seed
 from layerscope.data.locate import Source, locate
 from layerscope.data.table import ImageSet
 from layerscope.errors import LayerscopeError
+from layerscope.isolation import mixed_seed
 
 
 def images(config: Images, root: Path | None) -> Dataset:

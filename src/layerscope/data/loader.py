@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from layerscope.data.dataset import Split
 from layerscope.errors import LayerscopeError
+from layerscope.isolation import mixed_seed
 
 
 class Augment(Protocol):
@@ -22,15 +22,6 @@ class Augment(Protocol):
     def __call__(self, images: Tensor, seed: int) -> Tensor:
         """New images (N, C, H, W) of the same shape, drawn from the seed."""
         ...
-
-
-def mixed_seed(*parts: int | str) -> int:
-    """A 63-bit seed from several parts, equal on every machine; close parts give unrelated seeds.
-
-    The first eight bytes of SHA-256 over the parts joined by ``/``, less the sign bit.
-    """
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,8 +78,7 @@ def initialise(model: nn.Module, how: Initialisation) -> None:
 class ChannelsLast(nn.Module):
     """Lays images out with their channels last in memory, as convolutions on processors like it.
 
-    Values and shape are the same; what follows keeps the layout. Training is nearly twice as fast
-    (``benchmarks/test_variants.py`` names the layout's gain).
+    Values and shape are the same; what follows keeps the layout.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 from layerscope.attacks import FGSM, PGD, UNBOUNDED, Attack, Pixels, correct_under_attack, pieces
 from layerscope.figures.figure import Bars, Figure
 from layerscope.figures.table import Column, Table
+from layerscope.isolation import mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.stochastic import block_stages, stochastic
@@ -52,7 +53,7 @@ class AdversarialAccuracy(TrajectoryProbe):
         steps: Steps of PGD.
         step_size: Change of a pixel in one step of PGD.
         random_start: Whether PGD begins at a random point.
-        seed: Seed of draws and choices.
+        seed: Seed of draws and choices, mixed with that of the run.
     """
 
     active: tuple[int, ...] | Literal["doubling"] = "doubling"
@@ -83,7 +84,7 @@ class AdversarialAccuracy(TrajectoryProbe):
         shape = len(counts), len(NAMES), self.repeats
         accuracy, n = np.empty(shape), dict.fromkeys(NAMES, 0)
         for repeat in range(self.repeats):
-            seed = self.seed + repeat * self.draws  # draw i has seed + i
+            seed = mixed_seed(context.run.manifest["seed"] or 0, self.seed, repeat)
             for i, active in enumerate(counts):
                 classifier: nn.Module = model
                 if active:

@@ -39,6 +39,9 @@ class GeneralisationBound(TrajectoryProbe):
     with probability 0.95, for all K guesses together (`layerscope.functional.bounds`). The guess
     ``"nothing"`` is the trained model itself.
 
+    A statement about two classes and networks of ReLU units: for more classes it is the paper's
+    "naive parameter counting", an order of magnitude and no certificate.
+
     * ``share`` (guess): rho. ``rise`` (guess): epsilon. ``bound`` (guess).
     * ``plain``: the bound of the trained model alone, without a union over guesses.
     * ``risk``: share of wrong predictions on the training data.
@@ -72,7 +75,7 @@ class GeneralisationBound(TrajectoryProbe):
         assert context.model is not None
         assert context.task is not None
         device = next(context.model.parameters()).device
-        initial = context.run.checkpoint(context.steps[0], device)
+        initial = context.run.checkpoint(0, device)
         members = {PLAIN: (False,) * len(layers)}
         members |= {rule: marked(rule, layers) for rule in self.guesses}
         found = evaluate_variants(
@@ -85,7 +88,7 @@ class GeneralisationBound(TrajectoryProbe):
         )
         risks = found.errors.tolist()
         units, depth = computing_units(context.model, context.task, context.training_data)
-        parameters = sum(layer.n_parameters for layer in layers)
+        parameters = sum(parameter.numel() for parameter in context.model.parameters())
         rows = []
         for risk, chosen in zip(risks, members.values(), strict=True):
             reset = sum(layer.n_parameters for layer in _chosen(layers, chosen))
@@ -135,8 +138,8 @@ class GeneralisationBound(TrajectoryProbe):
                 title="Parameter-counting bound with layers reset",
                 caption="Layers of each guess are set back to their initial weights, so that only "
                 f"the others count. Bound on the risk with probability {1 - self.delta:g} for all "
-                f"{len(names)} guesses together; of the trained model alone {plain:.3f}. Above 1 a "
-                "bound says nothing.",
+                f"{len(names)} guesses together, as for two classes and ReLU units; of the trained "
+                f"model alone {plain:.3f}. Above 1 a bound says nothing.",
                 columns=(
                     Column("share", "parameters reset", "", ".1%"),
                     Column("rise", "rise of training error", "", ".2%"),

@@ -87,7 +87,10 @@ def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
             found[name] = _digest(given[name])
     for name in ("data", "training_data"):
         if name in probe.needs and given[name] is not None:
-            found[name] = _digest(next(iter(given[name]), ()))
+            digests = [_digest(batch) for batch in given[name]]
+            found[name] = hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
+    if "model" in probe.needs and given["model"] is not None:
+        found["factory"] = "given" if given["factory"] is not None else "none"
     if "task" in probe.needs and given["task"] is not None:
         found["task"] = given["task"].name
     return found
@@ -153,7 +156,7 @@ def measure(
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
     batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
     given = {"model": model, "task": task, "batch": batch, "second_batch": second_batch}
-    given |= {"data": data, "training_data": training_data}
+    given |= {"data": data, "training_data": training_data, "factory": factory}
     attributes = _attributes(probe) | _conditions(probe, given)
     if not recompute and (stored := _stored(run, key, attributes, chosen)) is not None:
         return stored

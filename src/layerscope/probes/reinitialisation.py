@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ import xarray as xr
 from torch import Tensor
 
 from layerscope.discovery import Layer
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure
 from layerscope.functional.norms import layer_distances
 from layerscope.functional.robustness import LABELS, degradation, labels
+from layerscope.isolation import mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
@@ -60,12 +61,12 @@ class Reinitialisation(TrajectoryProbe):
             is reset together: ``"ambient"`` (by the labels of the layers alone),
             ``"all_but_first"`` of each stage, ``"two_of_three"``, ``"every_other"``, or patterns.
         batch_norm: ``"swap"`` sets normalisation statistics back with the layer, ``"keep"``
-            leaves the trained ones, ``"recalibrate"`` recomputes those downstream of the reset
-            on the run's fixed batch.
+            leaves the trained ones, ``"recalibrate"`` computes them anew for every variant, the
+            trained model included, on the run's fixed batch in train mode.
         ambient_below: A layer is ambient where the upper 95% bound of its degradation is below,
             in percentage points.
         critical_above: Critical where the lower bound is above.
-        seed: Seed of the draws.
+        seed: Seed of the draws, mixed with that of the run: every run has draws of its own.
         budget_mb: Megabytes that activations may take.
     """
 
@@ -77,6 +78,15 @@ class Reinitialisation(TrajectoryProbe):
     critical_above: float = 20.0
     seed: int = 0
     budget_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("checkpoints", self.checkpoints, ("all", "log")),
+            ("joint", self.joint, get_args(Rule)),
+            ("batch_norm", self.batch_norm, ("swap", "keep", "recalibrate")),
+        ):
+            if isinstance(value, str) and value not in known:
+                raise unknown(name, value, known)
 
     @property
     def needs(self) -> frozenset[Need]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,16 +120,18 @@ class Reinitialisation(TrajectoryProbe):
         sources = [at[step] for step in steps]
         resets = [self._reset(weights, group) for group in groups for weights in sources]
         draws = [self._reset(weights, group) for group in groups for weights in fresh]
-        if self.batch_norm == "recalibrate":
-            resets = recalibrated(context.model, final, resets, context.batch, context.task)
-            draws = recalibrated(context.model, final, draws, context.batch, context.task)
         variants: list[Weights] = [{}, *resets, *draws, *sources]
+        base: Weights = final
+        if self.batch_norm == "recalibrate":
+            base, variants = recalibrated(
+                context.model, final, variants, context.batch, context.task
+            )
         found = evaluate_variants(
             context.model,
             variants,
             context.data,
             context.task,
-            weights=final,
+            weights=base,
             budget=self.budget_mb * 2**20,
         )
         dataset = self._dataset(found, layers, group_of, steps)
@@ -153,7 +165,7 @@ class Reinitialisation(TrajectoryProbe):
                         f"{context.run.path} has no checkpoint at step {step}.",
                         f"It has {known[:8]}{' ...' if len(known) > 8 else ''}.",
                     )
-            return sorted(self.checkpoints)
+            return sorted(set(self.checkpoints))
         if self.checkpoints == "all":
             return known
         n = len(known)
@@ -170,9 +182,12 @@ class Reinitialisation(TrajectoryProbe):
         """Fresh weights of all layers; one construction per draw."""
         assert context.model is not None
         owners = [name for layer in layers for name in layer.modules]
+        run_seed = context.run.manifest["seed"] or 0
         return [
-            fresh_weights(context.model, owners, self.seed + draw, context.factory)
-            for draw in range(self.draws)
+            fresh_weights(
+                context.model, owners, mixed_seed(run_seed, self.seed, i), context.factory
+            )
+            for i in range(self.draws)
         ]
 
     def _marked(self, context: Trajectory, layers: LayerMap) -> tuple[bool, ...] | None:
@@ -277,7 +292,12 @@ def _groups(layers: LayerMap, chosen: Sequence[bool] | None) -> tuple[list[list[
     """The sets of layers that are reset together, and for each layer the index of its set."""
     if chosen is None:
         return [[layer] for layer in layers], list(range(len(layers)))
-    if all(chosen) or not any(chosen):
+    if not any(chosen):
+        raise LayerscopeError(
+            "no layer belongs to the group that is to be reset together.",
+            "Choose another rule for joint, or name the layers.",
+        )
+    if all(chosen):
         return [list(layers)], [0] * len(layers)
     inside = [layer for layer, yes in zip(layers, chosen, strict=True) if yes]
     outside = [layer for layer, yes in zip(layers, chosen, strict=True) if not yes]

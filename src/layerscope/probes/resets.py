@@ -84,14 +84,19 @@ def _over_columns(values: xr.DataArray, dataset: xr.Dataset) -> xr.DataArray:
 def with_whole_model(dataset: xr.Dataset) -> xr.DataArray:
     """Test error (layer, checkpoint), the whole model at each checkpoint as the last layer.
 
-    Layers that are reset jointly carry a star.
+    Layers that are reset jointly carry a star, and how many seeds agree where not all do.
     """
     error = dataset["error"].reset_coords(drop=True)
     names = [str(name) for name in error["layer"].values]
     if "member" in dataset:
-        member = dataset["member"]
-        member = member.isel(seed=0) if "seed" in member.dims else member
-        names = [f"{n} *" if m else n for n, m in zip(names, member.values, strict=True)]
+        member = dataset["member"].expand_dims("seed") if "seed" not in error.dims else None
+        counts = (dataset["member"] if member is None else member).sum("seed").values.tolist()
+        n = error.sizes.get("seed", 1)
+        marks = {0: "", n: " *"}
+        names = [
+            name + marks.get(count, f" * {count}/{n}")
+            for name, count in zip(names, counts, strict=True)
+        ]
     whole = dataset["model_error"].reset_coords(drop=True).expand_dims(layer=[WHOLE])
     joined = xr.concat([error.assign_coords(layer=names), whole], "layer")
     joined.attrs = error.attrs

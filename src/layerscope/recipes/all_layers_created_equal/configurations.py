@@ -120,7 +120,7 @@ def _residual(name: str, scale: Scale, data: Deep) -> Study:
 def fig14(scale: Scale) -> Study:
     """VGG-16 on CIFAR-10: robustness beside both distances from the trained weights.
 
-    Fig. 14: the normalised L2 distance goes with robustness, the largest distance does not.
+    Fig. 14: the normalised L2 distance is said to go with robustness.
     """
     from layerscope.recipes.all_layers_created_equal import deciding
 
@@ -141,7 +141,8 @@ def fig14(scale: Scale) -> Study:
 def fig15(scale: Scale) -> Study:
     """ResNet-50 on CIFAR-10: robustness beside both distances, plain and with both +wd+bn.
 
-    Fig. 15: a weak relation without weight decay and normalisation, none clear with both.
+    Fig. 15: a weak relation without weight decay and normalisation, which is the claim; with both
+    the paper finds none that is clear.
     """
     return _residual_distances("fig15", scale, "cifar10")
 
@@ -168,7 +169,7 @@ def _residual_distances(name: str, scale: Scale, data: Deep) -> Study:
         f"Robustness of each block, and how far its weights moved. {_note(scale, data)}",
         {f"resnet{depth}-{key}": resnet(scale, depth, key, data) for key in ("plain", "wd_bn")},
         names,
-        [deciding.distance_ranks(probe, key, called) for key, called in names.items()],
+        [deciding.distance_ranks(probe, f"resnet{depth}-plain", f"ResNet-{depth}")],
         probe,
         _with_distances(scale),
     )
