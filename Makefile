@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-slow lint bench docs clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,8 +12,11 @@ BIN := .venv/bin
 demo: .venv/.installed  ## train on digits, measure every layer, print the report's path
 	$(BIN)/layerscope quickstart
 
-test: .venv/.installed  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: .venv/.installed  ## unit tests, a few minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
+
+test-slow: .venv/.installed  ## killed processes, compiled training, whole studies
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 lint: .venv/.installed  ## style, types, one-way dependencies
 	$(BIN)/ruff check

@@ -123,6 +123,7 @@ def test_overrides_reach_every_run(reproduced):
     assert {run.manifest["config"]["model"]["width"] for run in runs} == {8}
 
 
+@pytest.mark.slow
 def test_complete_runs_are_reused(reproduced, capsys):
     before = {p: p.stat().st_mtime_ns for p in (reproduced / "runs").glob("*/run.json")}
     words = ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seeds", "0", "1"]

@@ -40,7 +40,9 @@ def test_training_is_the_same_bit_for_bit(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", [FCN, CNN, TRANSFORMER], ids=lambda case: case.name)
-@pytest.mark.parametrize("way", ["compiled", "accumulated", "autocast"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("compiled", marks=pytest.mark.slow), "accumulated", "autocast"]
+)
 def test_training_is_the_same_however_it_trains(case, way, tmp_path):
     steps = 3
     torch.compiler.reset()

@@ -150,6 +150,7 @@ def whole(killer, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", range(10))
 def test_a_killed_run_resumes_to_the_same_weights_and_results(trial, killer, whole, tmp_path):
     name, path = ("sgd", "adam")[trial % 2], tmp_path / "run"
@@ -168,6 +169,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_results(trial, killer, who
     assert temporaries(path) == []
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_still_arrives(killer, whole, tmp_path):
     expected, moments = whole["adam"]
     codes = [killer("adam", tmp_path / "run", moments // share) for share in (2, 5, 4)]

@@ -16,6 +16,7 @@ def jobs(folder, **changes):
     return [Job(c, folder / c.hash, (WeightChange(), Convergence())) for c in configs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_executor_trains_and_measures(tmp_path, processes):
     seen = []
@@ -26,6 +27,7 @@ def test_every_executor_trains_and_measures(tmp_path, processes):
         assert set(Run.open(outcome.path).result_keys) >= {"weight_change@checkpoints"}
 
 
+@pytest.mark.slow
 def test_processes_and_threads_do_not_change_the_weights(tmp_path):
     one = LocalExecutor(1).map(jobs(tmp_path / "one"))
     two = LocalExecutor(2, threads=1).map(jobs(tmp_path / "two"))

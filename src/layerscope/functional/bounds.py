@@ -67,7 +67,7 @@ def generalisation_gap(dimension: float, n: int, delta: float = 0.05, guesses: i
     :math:`\sqrt{2 \ln 2} = 1.18` and slightly more, whatever else.
 
     Args:
-        dimension: h, or an upper bound on it.
+        dimension: h, or an upper bound on it: 0 for a single function, else at least 1.
         n: Training examples.
         delta: Probability that the bound fails.
         guesses: K.
@@ -78,7 +78,8 @@ def generalisation_gap(dimension: float, n: int, delta: float = 0.05, guesses: i
     Raises:
         LayerscopeError: A number is out of range.
     """
-    _check("dimension", dimension, 0)
+    if dimension:
+        _check("dimension", dimension, 1)
     _check("n", n, 1)
     _check("guesses", guesses, 1)
     if not 0 < delta < 1:
