@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from layerscope.figures.figure import Lines, Table
+from layerscope.figures.figure import Heatmap, Lines, Table
 from layerscope.report.page import Finding, Page, Section, VerdictRow, write
-from layerscope.report.render import measured, table_view, whisker
+from layerscope.report.render import _wide, measured, table_view, whisker
 
 EVIL = '</script><img src=x onerror=alert(1)>&"'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -173,3 +173,12 @@ def test_a_verdict_without_a_value_has_no_mark():
     nothing = row(float("nan"), None)
     assert whisker(nothing) is None
     assert measured(nothing) == ("no value", "")
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(4, False), (6, True)])
+def test_figures_of_many_columns_take_the_whole_width(columns, wide):
+    names = [f"c{i}" for i in range(columns)]
+    table = Table([{"layer": "a", **dict.fromkeys(names, 1.0)}], "t", "", columns=())
+    grid = xr.DataArray(np.zeros((2, 4 * columns)), dims=("layer", "step"))
+    assert _wide(table) == wide
+    assert _wide(Heatmap(grid, "h", "")) == (4 * columns > 12)

@@ -15,12 +15,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from layerscope.figures import palette, plotly
-from layerscope.figures.figure import Figure, Table
+from layerscope.figures.figure import Figure, Heatmap, Table
 
 if TYPE_CHECKING:
     from layerscope.report.page import Page, VerdictRow
 
 WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
+TABLE_COLUMNS, HEATMAP_COLUMNS = 4, 12
+"""Most columns that fit half of the page."""
 
 
 def html(page: Page) -> str:
@@ -43,6 +45,7 @@ def html(page: Page) -> str:
         "whisker": whisker,
         "measured": measured,
         "kind": _kind,
+        "wide": _wide,
     }
     environment.filters["number"] = lambda value: _minus(f"{value:.3g}")
     return environment.get_template("template.html.jinja").render(
@@ -131,6 +134,13 @@ def measured(row: VerdictRow) -> tuple[str, str]:
 
 def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _wide(figure: Figure) -> bool:
+    """Whether half of the page is too narrow for a figure."""
+    if isinstance(figure, Table):
+        return len(figure.resolved()) > TABLE_COLUMNS
+    return isinstance(figure, Heatmap) and figure.data.sizes[figure.x] > HEATMAP_COLUMNS
 
 
 def _kind(figure: Figure) -> str:
