@@ -63,6 +63,7 @@ def _lines(figure: Lines, colours: Mapping[str, str] | None) -> dict[str, Any]:
     reduced = max(len(s.x) for s in series)
     note = f"Drawn from the extremes of {reduced:,} points." if reduced > POINTS else ""
     layout = parts.layout("lines", figure.x, panels, note)
+    layout["margin"]["b"] = parts.room_below(series[0].x)
     parts.label_axes(layout, len(panels), _x_title(figure), axes.title(figure.data))
     for i in range(len(panels)):
         layout[parts.axis("xaxis", i)] |= {"showgrid": False, **parts.name_axis(series[0].x)}
@@ -164,7 +165,8 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
     low, high = figure.limits()
     value, across = escape(axes.title(figure.data)), escape(_x_title(figure))
     layout = parts.layout("heatmap", figure.x, [g.panel for g in grids], "")
-    layout["margin"] |= {"t": 14 if figure.y == LAYER else 30, "l": 8}
+    below = parts.room_below(grids[0].x)
+    layout["margin"] |= {"t": 14 if figure.y == LAYER else 30, "l": 8, "b": below}
     up = "" if figure.y == LAYER else axes.title(figure.data[figure.y])
     parts.label_axes(layout, len(grids), _x_title(figure), up)
     layout["coloraxis"] = parts.colour_axis(low, high, figure.centre, axes.title(figure.data))
@@ -290,4 +292,5 @@ def _surface(figure: Surface) -> dict[str, Any]:
 
 
 def _x_title(figure: Lines | Heatmap | Surface) -> str:
-    return axes.title(figure.data[figure.x])
+    """The title below; names of layers need none."""
+    return "" if figure.x == LAYER else axes.title(figure.data[figure.x])

@@ -15,6 +15,8 @@ from layerscope.figures.reduce import significant
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 INK, FAINT = "#5b6069", "rgba(128,134,145,0.22)"
 PANEL_COLUMNS = 3
+BELOW, LETTER, NARROW = 44, 6.4, 420
+"""Pixels below the plot, of a letter, and of the narrowest figure on a wide screen."""
 ROW_AXIS: dict[str, Any] = {
     "type": "category",
     "autorange": "reversed",
@@ -55,6 +57,15 @@ def name_axis(x: np.ndarray) -> dict[str, Any]:
     return {"type": "category", "nticks": 0, **({"dtick": 1} if len(x) <= MOST_NAMES else {})}
 
 
+def room_below(x: np.ndarray) -> int:
+    """Pixels below an axis of names: where they have to stand upright, the longest one's length."""
+    if x.dtype != object:
+        return BELOW
+    longest = max(len(str(name)) for name in x)
+    upright = len(x) * longest * LETTER > NARROW
+    return BELOW + round(longest * LETTER) if upright else BELOW
+
+
 def log_axis(values: Iterable[np.ndarray]) -> dict[str, Any]:
     """A logarithmic axis: 1, 2, 5, 10 over few decades, else the decades; 1e-4 below 0.001."""
     joined = np.concatenate(list(values))
@@ -77,7 +88,7 @@ def layout(kind: str, x: str, panels: Sequence[str], note: str) -> dict[str, Any
         "font": {"family": FONT, "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 46, "r": 14, "t": 30, "b": 44},
+        "margin": {"l": 46, "r": 14, "t": 30, "b": BELOW},
         "hovermode": "closest",
         "dragmode": "zoom",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
