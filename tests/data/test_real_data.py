@@ -21,9 +21,9 @@ pytestmark = pytest.mark.data
 # lowers the standard deviation; copies of Tiny ImageNet may hold a part of the training images.
 CASES = [
     ("mnist", (1, 28, 28), 60_000, 10_000, 1e-4),
-    ("fashion_mnist", (1, 28, 28), 60_000, 10_000, 1e-4),
+    pytest.param("fashion_mnist", (1, 28, 28), 60_000, 10_000, 1e-4, marks=pytest.mark.slow),
     ("cifar10", (3, 32, 32), 50_000, 10_000, 3e-3),
-    ("tiny_imagenet", (3, 64, 64), 30_000, 10_000, 1e-3),
+    pytest.param("tiny_imagenet", (3, 64, 64), 30_000, 10_000, 1e-3, marks=pytest.mark.slow),
 ]
 
 
