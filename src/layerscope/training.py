@@ -30,7 +30,6 @@ from layerscope.config import (
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, InOrder
-from layerscope.discovery import run_example
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import isolated, mixed_seed
 from layerscope.layers import LayerMap
@@ -152,7 +151,7 @@ def foreign(run: Run, config: CustomModel, dataset: Dataset) -> dict[str, Any]:
     example = (batch[0][:2], batch[1][:2])
     try:
         with isolated(model), torch.no_grad():
-            outputs = run_example(model, example, made.forward)
+            outputs = made.forward(model, example)
     except Exception as error:
         raise LayerscopeError(
             f"{config.factory} does not run on {dataset.name}: {error}",

@@ -89,13 +89,12 @@ def with_whole_model(dataset: xr.Dataset) -> xr.DataArray:
     error = dataset["error"].reset_coords(drop=True)
     names = [str(name) for name in error["layer"].values]
     if "member" in dataset:
-        member = dataset["member"].expand_dims("seed") if "seed" not in error.dims else None
-        counts = (dataset["member"] if member is None else member).sum("seed").values.tolist()
-        n = error.sizes.get("seed", 1)
+        member, n = dataset["member"], error.sizes.get("seed", 1)
+        counts = (member.sum("seed") if "seed" in member.dims else member.astype(int)).values
         marks = {0: "", n: " *"}
         names = [
             name + marks.get(count, f" * {count}/{n}")
-            for name, count in zip(names, counts, strict=True)
+            for name, count in zip(names, counts.tolist(), strict=True)
         ]
     whole = dataset["model_error"].reset_coords(drop=True).expand_dims(layer=[WHOLE])
     joined = xr.concat([error.assign_coords(layer=names), whole], "layer")

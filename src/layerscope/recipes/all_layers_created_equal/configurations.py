@@ -16,6 +16,7 @@ from layerscope.recipes.all_layers_created_equal.settings import (
     suffix,
     vgg,
 )
+from layerscope.recipes.all_layers_created_equal.tables import beside_reported
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -257,7 +258,7 @@ def table3(scale: Scale) -> Study:
     import xarray as xr
 
     from layerscope.claims import Claim, Verdict, above, all_of
-    from layerscope.figures.figure import Bars, Table
+    from layerscope.figures.figure import Bars
     from layerscope.probes import Reinitialisation
     from layerscope.recipes.all_layers_created_equal import deciding
     from layerscope.study import Study
@@ -309,18 +310,10 @@ def table3(scale: Scale) -> Study:
 
     def figures(data: xr.DataTree) -> list[Figure]:
         found = values(data)
-        columns: dict[str, xr.DataArray] = {}
-        for index, (training, text) in enumerate(TRAININGS.items()):
-            called = text or "plain"
-            columns[training] = found.sel(training=called, drop=True).assign_attrs(
-                long_name=called, units="%"
-            )
-            columns[f"{training}_reported"] = xr.DataArray(
-                [reported(row)[index] for row in rows],
-                dims="network",
-                coords={"network": found["network"]},
-                attrs={"long_name": f"{called}, reported", "units": "%"},
-            )
+        by_training = {
+            text or "plain": [reported(row)[index] for row in rows]
+            for index, text in enumerate(TRAININGS.values())
+        }
         return [
             Bars(
                 found,
@@ -330,12 +323,12 @@ def table3(scale: Scale) -> Study:
                 x="network",
                 hue="training",
             ),
-            Table(
-                xr.Dataset(columns),
-                key="table",
-                title=f"Reported and measured{suffix(scale)}",
-                caption="Reported: Table 3 of the paper, at its own scale.",
-                rows="network",
+            beside_reported(
+                found,
+                "training",
+                by_training,
+                scale,
+                "Reported: Table 3 of the paper, at its own scale.",
             ),
         ]
 

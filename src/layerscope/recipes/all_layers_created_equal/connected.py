@@ -47,9 +47,7 @@ def fig1(scale: Scale) -> Study:
         dataset = deciding.found(data, variant, probe)
         end = suffix(scale)
         return [
-            robustness_heatmap(
-                dataset, "robustness", f"Test error after resetting one layer{end}", ""
-            ),
+            robustness_heatmap(dataset, "robustness", f"Test error after resetting one layer{end}"),
             *distance_heatmaps(dataset, "distance"),
             degradation_bars(dataset),
         ]
@@ -73,14 +71,14 @@ def fig1(scale: Scale) -> Study:
     )
 
 
-def degradation_bars(dataset: xr.Dataset, key: str = "degradation", title: str = "") -> Figure:
+def degradation_bars(dataset: xr.Dataset) -> Figure:
     """What resetting each layer to its initial weights costs, over seeds."""
     from layerscope.figures.figure import Bars, Reference
 
     return Bars(
         dataset["degradation"].sel(checkpoint="0").reset_coords(drop=True),
-        key=key,
-        title=title or "Cost of resetting a layer to its initial weights",
+        key="degradation",
+        title="Cost of resetting a layer to its initial weights",
         caption="Rise of the test error in percentage points; mean and 95% interval over seeds. "
         "A layer is labelled ambient where its 95% bound over test examples lies below 2 points, "
         "critical where it lies above 20.",

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from layerscope.claims import Claim, Verdict, above, all_of
+from layerscope.probes.resets import RANDOM
 from layerscope.recipes.all_layers_created_equal.settings import PAPER
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from layerscope.probes import Probe
 
-RANDOM = "random"
 CRITICAL = 20.0
 """Percentage points that make a layer critical, as the labels have it."""
 STRONG = 0.5

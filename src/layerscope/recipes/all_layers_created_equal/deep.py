@@ -84,7 +84,7 @@ def robustness_study(
     return Study(
         name=f"all_layers_created_equal.{name}",
         title=title,
-        source=f"{PAPER} {name.replace('fig', 'Fig. ').replace('table', 'Table ')}",
+        source=f"{PAPER} {name.replace('fig', 'Fig. ')}",
         summary=summary,
         scale=scale,
         variants=variants,

@@ -14,6 +14,7 @@ from layerscope.recipes.all_layers_created_equal.settings import (
     resnet,
     suffix,
 )
+from layerscope.recipes.all_layers_created_equal.tables import beside_reported
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from layerscope.probes import Reinitialisation
     from layerscope.study import Scale, Study
 
-STAGE_LENGTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)} | {
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 REPORTED: Mapping[Deep, Mapping[int, tuple[float, float, float, float]]] = {
     "cifar10": {
         50: (8.40, 9.77, 11.74, 9.23),
@@ -125,9 +122,11 @@ def _groupings(
 
 def later_blocks(depth: int) -> tuple[str, ...]:
     """All residual blocks but the first of each stage."""
+    from layerscope.models.resnet import STAGES
+
     return tuple(
         f"stage{stage}.resblk{block}"
-        for stage, length in enumerate(STAGE_LENGTHS[depth], 1)
+        for stage, length in enumerate(STAGES[depth], 1)
         for block in range(2, length + 1)
     )
 
@@ -142,7 +141,7 @@ def table1(scale: Scale) -> Study:
     import xarray as xr
 
     from layerscope.claims import Claim, Verdict, above, all_of
-    from layerscope.figures.figure import Bars, Table
+    from layerscope.figures.figure import Bars
     from layerscope.probes import Reinitialisation
     from layerscope.recipes.all_layers_created_equal import deciding
     from layerscope.study import Study
@@ -184,17 +183,10 @@ def table1(scale: Scale) -> Study:
 
     def figures(data: xr.DataTree) -> list[Figure]:
         values = table(data)
-        columns: dict[str, xr.DataArray] = {}
-        for index, way in enumerate(WAYS):
-            name = way.replace(" ", "_")
-            columns[name] = values.sel(way=way, drop=True).assign_attrs(long_name=way, units="%")
-            reported = [REPORTED[d].get(n, (float("nan"),) * 4)[index] for d, n in cases.values()]
-            columns[f"{name}_reported"] = xr.DataArray(
-                reported,
-                dims="network",
-                coords={"network": values["network"]},
-                attrs={"long_name": f"{way}, reported", "units": "%"},
-            )
+        reported = {
+            way: [REPORTED[d].get(n, (float("nan"),) * 4)[index] for d, n in cases.values()]
+            for index, way in enumerate(WAYS)
+        }
         return [
             Bars(
                 values,
@@ -206,13 +198,13 @@ def table1(scale: Scale) -> Study:
                 x="network",
                 hue="way",
             ),
-            Table(
-                xr.Dataset(columns),
-                key="table",
-                title=f"Reported and measured{suffix(scale)}",
-                caption="Reported: Table 1 of the paper, at its own scale; the first block of each "
-                "stage is never changed.",
-                rows="network",
+            beside_reported(
+                values,
+                "way",
+                reported,
+                scale,
+                "Reported: Table 1 of the paper, at its own scale; the first block of each stage "
+                "is never changed.",
             ),
         ]
 

@@ -14,7 +14,7 @@ of a VGG have 512 units on CIFAR-10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from layerscope.config import (
     FCN,
@@ -41,7 +41,6 @@ WEIGHT_DECAY = 5e-4
 TRAININGS = {"plain": "", "wd": "+wd", "bn": "+bn", "wd_bn": "+wd+bn"}
 """Key of each training of Appendix C and how the paper writes it."""
 
-Depth = TypeVar("Depth", bound=int)
 Deep = Literal["cifar10", "imagenet"]
 SMALL_EPOCHS = 8
 SMALL_WIDTH = 1 / 8

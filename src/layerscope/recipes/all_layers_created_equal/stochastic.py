@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layerscope.recipes.all_layers_created_equal.settings import (
@@ -76,7 +77,7 @@ def table2(scale: Scale) -> Study:
         for network, (_, title) in NETWORKS.items():
             dataset = deciding.found(data, network, probe)
             bars, _ = probe.figures(dataset)
-            drawn.append(_renamed(bars, f"accuracy-{network}", f"{title}{suffix(scale)}"))
+            drawn.append(replace(bars, key=f"accuracy-{network}", title=f"{title}{suffix(scale)}"))
             values = accuracy(data, network)
             for stages in values["stages_reset"].values:
                 at = values.sel(stages_reset=stages, drop=True)
@@ -139,9 +140,3 @@ def table2(scale: Scale) -> Study:
         ),
         figures=figures,
     )
-
-
-def _renamed(figure: Figure, key: str, title: str) -> Figure:
-    from dataclasses import replace
-
-    return replace(figure, key=key, title=title)
