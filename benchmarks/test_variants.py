@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from benchmarks.timing import CLOCK, interleaved, seconds
+from tests.memory import peak_bytes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +29,7 @@ from layerscope.variants import evaluate_variants
 TASK = Task.classification()
 ROUNDS = 3
 BUDGET = 2**24
-"""Bytes asked for where the peak is read; the timed evaluation has the default budget."""
+"""Bytes asked for where the peak of allocated tensors is read; timed is the default budget."""
 TITLE = (
     f"reset every layer to every checkpoint: plain loop over evaluate_variants ({ROUNDS} rounds)"
 )
@@ -137,22 +137,6 @@ def operations(work: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
-
-
-def peak_bytes(work: Callable[[], object]) -> float:
-    """Growth of the resident set while ``work`` runs, at its highest; NaN where not known."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return float("nan")
-
-    def read(field: str) -> int:
-        line = next(row for row in status.read_text().splitlines() if row.startswith(field))
-        return 1024 * int(line.split()[1])
-
-    reset.write_text("5")  # the highest resident set starts anew
-    before = read("VmRSS")
-    work()
-    return read("VmHWM") - before
 
 
 @pytest.mark.benchmark(group="variants", timer=CLOCK.read)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.cases import CASES, CNN, DEEP, FCN
+from tests.memory import peak_bytes
 from torch import nn
 
 from layerscope.errors import LayerscopeError
@@ -112,6 +113,19 @@ def test_a_budget_bounds_the_rows_evaluated_at_once():
     rows.clear()
     evaluate_variants(Watched(), [{}], data, task, budget=100)
     assert max(rows[1:]) < 64
+
+
+@pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
+def test_tensors_stay_within_the_budget(case):
+    model = case.model().eval()
+    inputs, labels = case.batch(0)
+    data = [(inputs.repeat(16, 1, 1, 1), labels.repeat(16))]
+    variants = disturbed(case, model, 4)
+    ample = peak_bytes(lambda: evaluate_variants(model, variants, data, case.task))
+    budget = int(0.4 * ample)
+    peak = peak_bytes(lambda: evaluate_variants(model, variants, data, case.task, budget=budget))
+    results = 2 * len(variants) * 128 * 9  # a loss and a truth each, copied once when joined
+    assert peak <= 1.05 * budget + results  # convolutions take a little scratch of their own
 
 
 BAD = {

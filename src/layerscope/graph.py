@@ -177,7 +177,7 @@ class Graph:
     def _results(self, kept: Values, changed: frozenset[str], variant: Weights) -> list[Any]:
         values = dict(kept)
         values |= {self.weights[name]: variant[name] for name in changed}
-        self._run(self.affected(changed), values, set(kept))
+        self._run(self.affected(changed), values, set())  # the base's values stay in kept
         return [values[r] if isinstance(r, fx.Node) else r for r in self.results]
 
     def _run(self, nodes: Sequence[fx.Node], values: Values, kept: set[fx.Node]) -> None:
@@ -194,28 +194,40 @@ class Graph:
 
     # Memory
 
+    def held_bytes(self, groups: Sequence[frozenset[str]]) -> int:
+        """Bytes of activations of the base that are kept for the groups of variants."""
+        kept = set[fx.Node]().union(*(self.frontier(group) for group in groups))
+        return sum(_bytes(node) for node in kept if node.op == "call_function")
+
     def peak_bytes(self, groups: Sequence[frozenset[str]]) -> int:
         """Upper bound of the bytes of activations while base and one variant are evaluated."""
-        kept = set[fx.Node]().union(*(self.frontier(group) for group in groups))
-        held = sum(_bytes(node) for node in kept if node.op == "call_function")
         running = max((self._running(self.affected(group)) for group in groups), default=0)
-        return held + max(running, self._running(self.operators))
+        return self.held_bytes(groups) + max(running, self._running(self.operators))
 
-    def _running(self, nodes: Sequence[fx.Node]) -> int:
-        """Most bytes alive at once while these operators run."""
+    def variant_bytes(self, changed: frozenset[str]) -> int:
+        """Bytes that one more variant takes in wide operators: activations and its tensors.
+
+        The tensors count twice: stacked, and as an operator wants them.
+        """
+        weights = sum(_bytes(self.weights[name]) for name in changed)
+        return self._running(self.affected(changed), wide=True) + 2 * weights
+
+    def _running(self, nodes: Sequence[fx.Node], wide: bool = False) -> int:
+        """Most bytes alive at once while these operators run, with the copies they may make.
+
+        Convolutions and pooling copy their images where the strides do not suit them; wide
+        operators also what they give.
+        """
         last = {source: node for node in nodes for source in node.all_input_nodes}
         inside, alive, most = set(nodes), 0, 0
         for node in nodes:
             alive += _bytes(node)
-            most = max(most, alive)
+            copied = max(map(_bytes, node.all_input_nodes), default=0)
+            most = max(most, alive + copied + (_bytes(node) if wide else 0))
             for source in set(node.all_input_nodes):
                 if last[source] is node and source in inside:
                     alive -= _bytes(source)
         return most
-
-    def width(self, changed: frozenset[str], budget: int) -> int:
-        """How many variants of one group fit the budget together."""
-        return max(1, budget // max(self._running(self.affected(changed)), 1))
 
 
 def _bytes(node: fx.Node) -> int:

@@ -82,7 +82,8 @@ def evaluate_variants(
         data: Batches; those that would exceed the budget are split.
         task: What a batch means.
         weights: Parameters and buffers of the base; the model's own by default.
-        budget: Bytes that activations may take.
+        budget: Bytes that activations, and the stacked tensors of variants evaluated together,
+            may take beside the result; one example at a time may need more.
         advance: Called with (batches done, 0) after each batch.
 
     Returns:
@@ -163,7 +164,8 @@ class _Engine:
         n = _examples(batch)
         if self._size is None:
             needed = self.graph(batch).peak_bytes(list(self.groups))
-            self._size = max(1, int(n * self.budget / max(needed, 1)))
+            pieces = min(n, -(-needed // self.budget))
+            self._size = -(-n // max(pieces, 1))
         for start in range(0, n, self._size):
             yield _slice(batch, n, start, start + self._size) if n > self._size else batch
 
@@ -184,8 +186,9 @@ class _Engine:
         self, graph: Graph, changed: frozenset[str], members: list[int]
     ) -> Iterator[list[int]]:
         """Variants to evaluate together: as many as the budget allows and the cache holds."""
-        most = min(self.budget, CACHE) if self._on_cpu else self.budget
-        width = graph.width(changed, most) if len(members) > 1 else 1
+        spare = self.budget - graph.held_bytes(list(self.groups))
+        most = min(spare, CACHE) if self._on_cpu else spare
+        width = max(1, most // max(graph.variant_bytes(changed), 1))
         for start in range(0, len(members), width):
             yield members[start : start + width]
 
