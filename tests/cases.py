@@ -15,6 +15,7 @@ from layerscope.layers import LayerMap
 from layerscope.models.fcn import fcn, residual_fcn
 from layerscope.models.resnet import resnet
 from layerscope.models.vgg import vgg
+from layerscope.models.vit import vit
 from layerscope.task import Task
 
 
@@ -139,27 +140,6 @@ class ClassToken(nn.Module):
         return self.head(torch.tanh(tokens).mean(1))
 
 
-class ViT(nn.Module):
-    """Patches, a class token, positions, two encoders, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 4, stride=4)
-        self.token = nn.Parameter(torch.randn(1, 1, 8))
-        self.positions = nn.Parameter(torch.randn(1, 5, 8))
-        layer = nn.TransformerEncoderLayer(
-            8, 2, 16, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        patches = self.patches(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1) + self.positions
-        return self.head(self.norm(self.encoder(tokens))[:, 0])
-
-
 def trained_statistics(model: nn.Module) -> nn.Module:
     """The model with running statistics as training leaves them, not those of initialisation."""
     for module in model.modules():
@@ -238,6 +218,12 @@ DEEP = (
         CLASSIFY,
         (),
     ),
-    Case("vit", ViT, classes(3, 8, 8), CLASSIFY, ()),
+    Case(
+        "vit",
+        lambda: vit((3, 8, 8), 3, width=8, heads=2, expansions=(2, 3), dropout=0.1),
+        classes(3, 8, 8),
+        CLASSIFY,
+        (),
+    ),
 )
 """Deep networks, for what has to be exact on all of them; their layers are not listed."""

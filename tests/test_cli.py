@@ -10,6 +10,9 @@ import torch
 import xarray as xr
 
 from layerscope.cli import main
+from layerscope.cli.choices import get_path, given_paths, set_path
+from layerscope.config import RunConfig, Start
+from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import fcn
 from layerscope.store import Run
 
@@ -29,6 +32,20 @@ def test_training_leaves_a_run_and_a_report(trained):
     assert run.status == "complete"
     assert run.manifest["config"]["model"]["width"] == 8
     assert (trained / "report.html").stat().st_size > 1e6
+
+
+def test_optimiser_schedule_and_start_are_options(trained, tmp_path):
+    words = ["--optimizer", "adamw", "--schedule", "cosine", "--warmup", "3", "--start.step", "12"]
+    start = ["--start.path", str(trained), "--start.fresh", "output*"]
+    assert main(["train", *SMALL, *words, *start, "--out", str(tmp_path / "run")]) == 0
+    run, source = Run.open(tmp_path / "run"), Run.open(trained)
+    config = run.manifest["config"]
+    assert config["optimizer"]["type"] == "AdamW"
+    assert (config["schedule"], config["warmup"]) == ("cosine", 3)
+    assert config["start"]["fresh"] == ["output*"]
+    same = {n: torch.equal(t, source.checkpoint(12)[n]) for n, t in run.checkpoint(0).items()}
+    assert same == {name: name.startswith("layer") for name in same}
+    assert source.manifest["config"]["start"] is None
 
 
 @pytest.mark.parametrize("probe", ["weight_change", "gradient_magnitude", "convergence"])
@@ -168,6 +185,10 @@ BAD = {
     "data set": (["train", "--data", "mnits"], "Did you mean 'mnist'"),
     "optimizer": (["train", "--optimizer", "sdg"], "Did you mean 'sgd'"),
     "no run": (["report", "nowhere"], "holds no run"),
+    "no run to start from": (["train", "--start.path", "nowhere"], "nowhere holds no run"),
+    "nothing to start from": (["train", "--start.fresh", "output*"], "neither a run nor a path"),
+    "cosine": (["train", "--schedule", "cosine", "--milestones", "3"], "does not follow"),
+    "warm-up": (["train", "--warmup", "1000"], "warmup is 1000 steps, and the run has 120"),
     "factory": (["train", "--model", "nowhere:model"], "cannot import the model factory"),
     "live trajectory": (["train", "--probes", "convergence"], "needs the finished run"),
     "seed of a recipe": (
@@ -254,6 +275,30 @@ def test_every_command_explains_itself(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert "usage: layerscope" in capsys.readouterr().out
+
+
+def test_the_help_of_training_names_optimisers_schedules_and_where_to_start(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--optimizer", "rmsprop", "--help"])
+    printed = capsys.readouterr().out
+    assert "Optimisers: sgd, adam, adamw, adagrad, rmsprop" in printed
+    options = ("--schedule {step,cosine}", "--warmup", "--optimizer.smoothing")
+    for option in (*options, "--start.path", "--start.step", "--start.fresh"):
+        assert option in printed
+
+
+FINE_TUNING = RunConfig(start=Start(run=RunConfig(epochs=3), fresh=("output*",)))
+
+
+def test_settings_of_a_recipe_reach_the_run_to_start_from():
+    words = ["--epochs", "5", "--start.run.model.depth", "2", "--start.fresh", "output*"]
+    found = given_paths(words, FINE_TUNING)
+    assert found == ["epochs", "start.fresh", "start.run.model.depth"]
+    changed = set_path(FINE_TUNING, "start.run.model.depth", 2)
+    assert (get_path(changed, "start.run.model.depth"), changed.model.depth) == (2, 3)
+    with pytest.raises(LayerscopeError, match="not every run of this recipe has the setting 'run'"):
+        set_path(RunConfig(), "start.run.model.depth", 2)
+    assert given_paths(words, RunConfig()) == ["epochs"]
 
 
 @pytest.mark.data

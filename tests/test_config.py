@@ -7,14 +7,20 @@ import pytest
 
 from layerscope.config import (
     FCN,
+    MODELS,
+    OPTIMIZERS,
     SGD,
+    Adagrad,
     Adam,
+    AdamW,
     CustomModel,
     Digits,
     Images,
     ResidualFCN,
+    RMSprop,
     RunConfig,
     Sine,
+    Start,
     from_dict,
     to_dict,
 )
@@ -33,9 +39,12 @@ CONFIGS = (
     EXAMPLE,
     RunConfig(model=ResidualFCN(), optimizer=Adam(), data=Images(limit=10)),
     RunConfig(model=CustomModel("a:b", '{"sizes": [1, 2], "type": "wide"}')),
+    RunConfig(optimizer=AdamW(), schedule="cosine", warmup=5, start=Start(path="a", step=3)),
+    RunConfig(start=Start(run=RunConfig(start=Start(run=EXAMPLE)), fresh=("output*", "norm*"))),
 )
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
-PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), SGD(), Adam())
+OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
+PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), *OPTIMISERS, Start())
 FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(part)]
 SIMPLE = [
     f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")
@@ -44,14 +53,28 @@ SIMPLE = [
 
 def place(part):
     """A run with ``part`` in its place."""
-    for name, kinds in {"model": (FCN, ResidualFCN, CustomModel), "optimizer": (SGD, Adam)}.items():
-        if isinstance(part, kinds):
+    places = {"model": MODELS.values(), "optimizer": OPTIMIZERS.values(), "start": (Start,)}
+    for name, kinds in places.items():
+        if isinstance(part, tuple(kinds)):
             return RunConfig(**{name: part})
     return RunConfig(data=part)
 
 
 def test_the_hash_is_the_same_on_every_machine_and_in_every_version():
     assert EXAMPLE.hash == "217155775bf6"
+    assert RunConfig().hash == "62ae1387b0aa"
+    paper = RunConfig(
+        model=FCN(3, 256),
+        data=Images(name="mnist"),
+        optimizer=SGD(learning_rate=0.01, momentum=0.9),
+        milestones=(30, 60, 90),
+        decay=0.2,
+        epochs=100,
+        batch_size=128,
+        seed=0,
+        checkpoints="epochs(1)",
+    )
+    assert paper.hash == "e5f2bdff3857"
 
 
 @pytest.mark.parametrize(("part", "name"), FIELDS, ids=lambda v: getattr(type(v), "__name__", v))
@@ -72,10 +95,16 @@ def test_equal_configurations_have_one_hash():
 
 
 def test_parts_with_equal_fields_differ_by_their_type():
-    assert len({place(part).hash for part in (SGD(), Adam())}) == 2
+    assert len({place(part).hash for part in OPTIMISERS}) == len(OPTIMISERS)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config.model).__name__)
+def test_the_hash_differs_with_every_setting_of_the_run_to_start_from():
+    starts = (EXAMPLE, dataclasses.replace(EXAMPLE, seed=8), RunConfig())
+    configs = [RunConfig(), *(RunConfig(start=Start(run=run)) for run in starts)]
+    assert len({config.hash for config in configs}) == 4
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.hash)
 def test_round_trip_through_json(config):
     again = from_dict(json.loads(json.dumps(to_dict(config))))
     assert again == config

@@ -17,7 +17,7 @@ from layerscope.checkpoints import Tensors
 from layerscope.config import FCN, SGD, RunConfig, Sine
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.store import Run
-from layerscope.training import learning_rate, restore, train
+from layerscope.training import restore, train
 
 SMALL = RunConfig(model=FCN(depth=1, width=8), epochs=2, batch_size=500, probe_batch=32)
 
@@ -93,12 +93,6 @@ def test_regression(tmp_path):
     config = dataclasses.replace(SMALL, data=Sine(n_train=50, n_test=20), batch_size=25)
     run = train(config, tmp_path / "a", accelerator="cpu")
     assert list(run.results("evaluation")) == ["test_loss"]
-
-
-@pytest.mark.parametrize(("epoch", "rate"), [(0, 0.1), (1, 0.1), (2, 0.05), (3, 0.05), (4, 0.025)])
-def test_the_learning_rate_falls_at_every_milestone(epoch, rate):
-    config = RunConfig(optimizer=SGD(0.1), milestones=(2, 4), decay=0.5)
-    assert learning_rate(config, epoch) == pytest.approx(rate)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_before(tmp_path):

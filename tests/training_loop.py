@@ -12,7 +12,12 @@ import torch
 from tests.cases import Case
 from torch import Tensor, nn
 
-from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange
+from layerscope.probes import (
+    DistanceFromInitialisation,
+    GradientMagnitude,
+    GradientPredictiveness,
+    WeightChange,
+)
 from layerscope.recorder import Recorder
 
 MOMENT_PROBES = (
@@ -24,6 +29,7 @@ MOMENT_PROBES = (
     DistanceFromInitialisation(),
     GradientMagnitude(),
     GradientMagnitude(mode="train"),
+    GradientPredictiveness(batches=2, learning_rate=0.1),
 )
 
 

@@ -20,6 +20,7 @@ from layerscope.errors import LayerscopeError, unknown
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
 Initialisation = Literal["torch", "he", "glorot"]
+Normalisation = Literal["none", "batch", "layer", "group"]
 Unit = Literal["family", "tensor", "module", "block", "stage"]
 
 
@@ -40,17 +41,32 @@ class FCN:
 
 @dataclass(frozen=True)
 class ResidualFCN:
-    """A residual FCN: linear input, residual blocks of two linear layers, linear output.
+    """A residual FCN: linear input, residual blocks of linear layers, linear output.
 
     Attributes:
         blocks: Number of residual blocks.
         width: Units everywhere inside.
         activation: Activation inside the branches.
+        depths: Linear layers in the branch of each block where not two, e.g. ``(4, 1, 1, 1)``.
+        branch: Where the activations of a branch stand: ``"between"`` its linear layers,
+            ``"before"`` each of them or ``"after"`` each of them.
+        normalisation: Normalise before every activation of a branch.
+        groups: Groups of ``"group"`` normalisation.
+        initialisation: How weights are drawn.
+        input_scale: Multiplies the initial weights and biases of the input layer.
+        branch_scale: Multiplies those of the last linear layer of every branch.
     """
 
     blocks: int = 4
     width: int = 128
     activation: Activation = "relu"
+    depths: tuple[int, ...] = ()
+    branch: Literal["between", "before", "after"] = "between"
+    normalisation: Normalisation = "none"
+    groups: int = 8
+    initialisation: Initialisation = "torch"
+    input_scale: float = 1.0
+    branch_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,25 @@ class ResNet:
 
 
 @dataclass(frozen=True)
+class ViT:
+    """A vision transformer: patches, encoder blocks, a linear classifier.
+
+    Attributes:
+        patch_size: Side of a square patch in pixels.
+        width: Length of a token's vector.
+        heads: Attention heads of every encoder block.
+        expansions: For every encoder block the width of its feed-forward part over ``width``.
+        dropout: Share of activations dropped in training.
+    """
+
+    patch_size: int = 4
+    width: int = 256
+    heads: int = 8
+    expansions: tuple[int, ...] = (4,) * 12
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
 class CustomModel:
     """A model of one's own, built by ``package.module:function(**arguments)``.
 
@@ -111,12 +146,13 @@ class CustomModel:
     arguments: str = "{}"
 
 
-ModelConfig = FCN | ResidualFCN | VGG | ResNet | CustomModel
+ModelConfig = FCN | ResidualFCN | VGG | ResNet | ViT | CustomModel
 MODELS: Mapping[str, type[ModelConfig]] = {
     "fcn": FCN,
     "residual_fcn": ResidualFCN,
     "vgg": VGG,
     "resnet": ResNet,
+    "vit": ViT,
     "custom": CustomModel,
 }
 
@@ -193,8 +229,60 @@ class Adam:
     weight_decay: float = 0.0
 
 
-OptimizerConfig = SGD | Adam
-OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {"sgd": SGD, "adam": Adam}
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with weight decay apart from the gradient."""
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """Adagrad."""
+
+    learning_rate: float = 0.01
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop."""
+
+    learning_rate: float = 0.01
+    smoothing: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+OptimizerConfig = SGD | Adam | AdamW | Adagrad | RMSprop
+OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "adagrad": Adagrad,
+    "rmsprop": RMSprop,
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to begin with: a checkpoint of another run. Give ``run`` or ``path``.
+
+    Attributes:
+        run: Configuration of that run; it is trained first where it is not there yet.
+        path: Folder of any recorded run.
+        step: Which checkpoint; the last by default.
+        fresh: Patterns of tensors that keep their own initialisation, e.g. those of a classifier
+            for other classes. Every other tensor must be there with its shape.
+    """
+
+    run: RunConfig | None = None
+    path: str = ""
+    step: int | None = None
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,11 +295,15 @@ class RunConfig:
         optimizer: The optimiser and its initial learning rate.
         milestones: Epochs at whose end the learning rate is multiplied by ``decay``.
         decay: Factor applied at every milestone.
+        schedule: ``"step"`` follows the milestones; ``"cosine"`` falls to zero at the end like
+            half a cosine.
+        warmup: Steps over which the learning rate first rises linearly.
         epochs: Passes over the training set.
         batch_size: Examples per step; the last batch of an epoch may be smaller.
         seed: Seeds initialisation, order of examples and dropout.
         augmentation: ``"crop_flip"`` pads training images with 4 black pixels, crops them at
             random to their size and flips half of them horizontally.
+        start: Weights to begin with, for fine-tuning; by default the model's initialisation.
         frozen: Patterns of modules whose parameters keep their initial values.
         removed: Patterns of residual blocks that are left out.
         unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
@@ -226,10 +318,13 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=SGD)
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
+    schedule: Literal["step", "cosine"] = "step"
+    warmup: int = 0
     epochs: int = 10
     batch_size: int = 128
     seed: int = 0
     augmentation: Literal["none", "crop_flip"] = "none"
+    start: Start | None = None
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     unit: Unit = "family"
@@ -256,7 +351,7 @@ class RunConfig:
 
 _TYPES = {
     cls.__name__: cls
-    for cls in (*MODELS.values(), Digits, Sine, Images, *OPTIMIZERS.values(), RunConfig)
+    for cls in (*MODELS.values(), Digits, Sine, Images, *OPTIMIZERS.values(), Start, RunConfig)
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +55,7 @@ class Recorder:
         measure: When to measure probes that have no schedule of their own.
         layers: The layers; by default every module that owns parameters.
         steps_per_epoch: Optimiser steps per epoch; schedules by epoch need it.
-        second_batch: Another fixed batch, for probes that compare two.
+        learning_rate: The learning rate of the step after so many, for probes that take a step.
         metadata: For the manifest: ``config``, ``seed``, ``total_steps``, ``device``.
         resume: Continue the interrupted run in ``path`` instead of starting one; the caller
             restores model and optimiser and calls `load_state_dict`.
@@ -77,7 +77,7 @@ class Recorder:
         measure: Schedule | None = None,
         layers: LayerMap | None = None,
         steps_per_epoch: int | None = None,
-        second_batch: Any = None,
+        learning_rate: Callable[[int], float] | None = None,
         metadata: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
@@ -86,8 +86,9 @@ class Recorder:
         self._refuse_sharded()
         forward = task.forward if task is not None else None
         self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
-        self._given = {"task": task, "batch": batch, "second_batch": second_batch}
+        self._given: dict[str, Any] = {"task": task, "batch": batch}
         self._given["model"] = self.model
+        self._learning_rate = learning_rate
         self._checkpoints = (checkpoints or schedules.epochs()).bind(steps_per_epoch)
         default = (measure or schedules.epochs()).bind(steps_per_epoch)
         self._loss_schedule = default
@@ -239,9 +240,11 @@ class Recorder:
             if previous is None:
                 return
         initial = self._initial_weights(now) if "initial" in watch.probe.needs else None
-        moment = Moment(self.current_step, now, previous, initial, **self._given)
+        step = self.current_step
+        rate = self._learning_rate(step) if self._learning_rate else None
+        moment = Moment(step, now, previous, initial, learning_rate=rate, **self._given)
         with torch.no_grad():
-            watch.rows.append((self.current_step, watch.probe.measure(moment, watch.layers)))
+            watch.rows.append((step, watch.probe.measure(moment, watch.layers)))
 
     def _initial_weights(self, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self._initial is None:

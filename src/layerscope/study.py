@@ -38,6 +38,8 @@ class Study:
         claims: What is decided.
         figures: What is drawn of the data.
         changes: Settings of the runs that were replaced, e.g. ``"model.width=64"``.
+        may_diverge: Variants without which the study still says something; one that has no run to
+            measure is left out of the data.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Study:
     claims: tuple[Claim, ...]
     figures: Callable[[xr.DataTree], list[Figure]]
     changes: tuple[str, ...] = ()
+    may_diverge: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -106,6 +109,8 @@ def collect(
     nodes: dict[str, xr.Dataset] = {}
     for variant in study.variants:
         seeds = [seed for seed in study.seeds if (variant, seed) in measured]
+        if not seeds and variant in study.may_diverge:
+            continue
         if not seeds:
             raise LayerscopeError(
                 f"no run of variant {variant!r} of {study.name} could be measured.",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from layerscope.errors import LayerscopeError
 
@@ -135,6 +136,26 @@ class Program(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         """Mean loss on the batch."""
         return self.task.loss(self.task.forward(self.model, batch), batch)
+
+
+def examples(batch: Any) -> int:
+    """Number of examples in a batch: the rows that all of its tensors have.
+
+    Raises:
+        LayerscopeError: Its tensors have different numbers of rows.
+    """
+    sizes = {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)}
+    if len(sizes) != 1:
+        raise LayerscopeError(
+            f"the tensors of a batch have {sorted(sizes)} rows.",
+            "Give every tensor of a batch one row per example.",
+        )
+    return sizes.pop()
+
+
+def rows(batch: Any, start: int, stop: int) -> Any:
+    """Examples ``start`` to ``stop`` of a batch."""
+    return pytree.tree_map(lambda x: x[start:stop] if isinstance(x, Tensor) else x, batch)
 
 
 def move(batch: Any, device: torch.device | str) -> Any:

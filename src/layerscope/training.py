@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import shutil
@@ -14,27 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from layerscope import schedule
-from layerscope.config import (
-    SGD,
-    CustomModel,
-    DataConfig,
-    OptimizerConfig,
-    RunConfig,
-    from_dict,
-    to_dict,
-)
+from layerscope.config import CustomModel, DataConfig, RunConfig, Start, from_dict, to_dict
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import Batches, InOrder
-from layerscope.errors import LayerscopeError
+from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.files import check_writable
 from layerscope.isolation import isolated, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.models import build, custom
 from layerscope.models import unit as family_unit
+from layerscope.optimisation import check_schedule, learning_rate, make_optimizer, start_at
 from layerscope.probes.base import Probe
 from layerscope.recorder import Recorder
 from layerscope.resume import load_state, save_state, set_random_state
@@ -44,7 +40,10 @@ from layerscope.task import Task
 
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
+WAIT_SECONDS = 1.0
+TURN = ".turn"
 Advance = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,9 @@ def _dataset(config: DataConfig, root: str | Path | None, device: str) -> Datase
 def problem(config: RunConfig, root: str | Path | None = None, device: str = "cpu") -> Problem:
     """Build data, model, task and fixed batch; the global random state is seeded and advances.
 
+    The model is initialised, also where the run starts from the weights of another: those are
+    in its checkpoint 0.
+
     Args:
         config: What to build.
         root: Folder of local data sets.
@@ -109,6 +111,13 @@ def _layers(config: RunConfig, made: Problem) -> LayerMap:
     """The layers at the granularity that the configuration asks for."""
     chosen = family_unit(config.model) if config.unit == "family" else config.unit
     return LayerMap.from_model(made.model, made.batch, unit=chosen, forward=made.task.forward)
+
+
+def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:
+    """The batches that the run trains on."""
+    augment = crop_flip if config.augmentation == "crop_flip" else None
+    split = _dataset(config.data, root, device).train
+    return Batches(split, config.batch_size, config.seed, augment)
 
 
 def _fixed_batch(split: Split, size: int) -> tuple[Tensor, Tensor]:
@@ -176,31 +185,6 @@ def _task(dataset: Dataset) -> Task:
     return Task.classification() if dataset.task == "classification" else Task.regression()
 
 
-def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all parameters."""
-    if isinstance(config, SGD):
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    return torch.optim.Adam(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
-
-
-def learning_rate(config: RunConfig, epoch: int) -> float:
-    """Learning rate during epoch ``epoch``, counted from 0."""
-    passed = sum(epoch >= milestone for milestone in config.milestones)
-    return config.optimizer.learning_rate * config.decay**passed
-
-
 def evaluate(model: nn.Module, task: Task, split: Split) -> dict[str, float]:
     """Mean test loss and, for classification, the share of wrong predictions, in eval mode.
 
@@ -238,6 +222,10 @@ def train(
     On one device the resumed run ends in the weights of the uninterrupted one (on an accelerator
     after ``torch.use_deterministic_algorithms(True)``).
 
+    A run that starts from another one (``config.start``) has the weights it starts from as its
+    checkpoint 0. The other run stands beside it, in ``path.parent / config.start.run.hash``, and
+    is trained first, or waited for, where it is not complete.
+
     Args:
         config: The run.
         path: Its folder.
@@ -253,16 +241,23 @@ def train(
 
     Raises:
         DivergedError: The loss became infinite or NaN; the run up to then is kept.
-        LayerscopeError: The folder holds a run of another configuration, or data are missing.
+        LayerscopeError: The folder holds a run of another configuration, data are missing,
+            settings contradict each other, or the weights to start from are not there or do not
+            fit the model.
     """
     path = Path(path)
     if (existing := _existing(config, path)) is not None and existing.status != "interrupted":
         return existing
     fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    batches = _batches(config, data_root, str(fabric.device))
+    check_schedule(config, batches.steps_per_epoch)
+    begin = None
+    if existing is None and config.start is not None:  # before `problem`, which seeds
+        begin = _beginning(config.start, path.parent, data_root, accelerator)
     made = problem(config, data_root, str(fabric.device))
+    if begin is not None:
+        begin(made.model)
     optimizer = make_optimizer(config.optimizer, made.model)
-    augment = crop_flip if config.augmentation == "crop_flip" else None
-    batches = Batches(made.dataset.train, config.batch_size, config.seed, augment)
     recorder = Recorder(
         made.model,
         path,
@@ -273,6 +268,7 @@ def train(
         measure=measure,
         layers=_layers(config, made),
         steps_per_epoch=batches.steps_per_epoch,
+        learning_rate=partial(learning_rate, config, steps_per_epoch=batches.steps_per_epoch),
         metadata={
             "config": to_dict(config),
             "seed": config.seed,
@@ -301,6 +297,70 @@ def train(
     return recorder.run
 
 
+def train_or_wait(config: RunConfig, path: str | Path, **options: Any) -> Run:
+    """`train`, after waiting for any other process that trains this run.
+
+    Processes that call this at once take turns: the first one trains, the others read its run.
+
+    Args:
+        config: The run.
+        path: Its folder.
+        options: For `train`.
+
+    Raises:
+        LayerscopeError: As for `train`.
+    """
+    path = Path(path)
+    if _status(path) in ("complete", "diverged"):
+        return train(config, path, **options)
+    check_writable(path)
+    _log.info("%s: training it, or waiting for the process that does.", path)
+    with FileLock(path / TURN, poll_interval=WAIT_SECONDS):
+        while _status(path) == "running":  # in a process that called `train` and took no turn
+            time.sleep(WAIT_SECONDS)
+        return train(config, path, **options)
+
+
+def _status(path: Path) -> str:
+    return Run.open(path).status if (path / "run.json").exists() else "absent"
+
+
+def _beginning(
+    start: Start, folder: Path, data_root: str | Path | None, accelerator: str
+) -> Callable[[nn.Module], None]:
+    """Find the weights to start from, training their run if need be: puts them into a model."""
+    run = _start_run(start, folder, data_root, accelerator)
+    step = run.steps[-1] if start.step is None else start.step
+    source = f"checkpoint {step} of {run.path}"
+    return partial(start_at, weights=dict(run.checkpoint(step)), fresh=start.fresh, source=source)
+
+
+def _start_run(start: Start, folder: Path, data_root: str | Path | None, accelerator: str) -> Run:
+    """The run to start from; one that is given by its configuration stands in ``folder``."""
+    if (start.run is None) == (not start.path):
+        number = "neither a run nor" if start.run is None else "both a run and"
+        raise LayerscopeError(f"start has {number} a path.", "Give one: start.run or start.path.")
+    if start.run is None:
+        run = Run.open(start.path)
+        if run.status != "complete" and start.step is None:
+            raise LayerscopeError(
+                f"the run to start from, {run.path}, is not complete ({run.status}).",
+                "Name one of its checkpoints with start.step, or finish it first.",
+            )
+        return run
+    path = folder / start.run.hash
+    try:
+        run = train_or_wait(start.run, path, data_root=data_root, accelerator=accelerator)
+    except DivergedError:
+        run = Run.open(path)
+    if run.status == "diverged":
+        raise LayerscopeError(
+            f"the run to start from, {path}, {run.missing}.",
+            "Lower the learning rate of start.run.",
+        )
+    return run
+
+
 def _steps(
     config: RunConfig,
     made: Problem,
@@ -316,7 +376,7 @@ def _steps(
     model, wrapped = fabric.setup(made.model, optimizer)
     for step in range(recorder.current_step, total):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step // per_epoch)
+            group["lr"] = learning_rate(config, step, per_epoch)
         batch = batches.batch(step)
         wrapped.zero_grad()
         loss = made.task.loss(made.task.forward(model, batch), batch)
@@ -381,6 +441,15 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
                 f"{path} is interrupted and its resume.safetensors is gone.",
                 "Put the file back, or choose another folder; its checkpoints are kept.",
             )
-        shutil.rmtree(path)  # stopped before the first step: nothing in it but the initialisation
+        _clear(path)  # stopped before the first step: nothing in it but where it begins
         return None
     return run
+
+
+def _clear(path: Path) -> None:
+    """Empty the folder of a run, but for what says whose turn it is."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != TURN:
+            entry.unlink()

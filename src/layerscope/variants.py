@@ -12,7 +12,7 @@ The results are those of the plain loop (load the weights, evaluate, repeat), wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from layerscope.errors import LayerscopeError
 from layerscope.graph import Graph, trace
 from layerscope.isolation import isolated, unique_state
-from layerscope.task import Task
+from layerscope.task import Task, examples, rows
 
 Weights = Mapping[str, Tensor]
 Advance = Callable[[int, int], None]
@@ -114,6 +114,49 @@ def evaluate_variants(
     return Evaluation(losses, torch.cat(right, 1) if right else None)
 
 
+def shared_loss(
+    model: nn.Module,
+    groups: Sequence[Collection[str]],
+    batch: Any,
+    task: Task,
+    *,
+    weights: Weights | None = None,
+) -> Callable[[Weights], Tensor]:
+    """The mean loss of one batch as a differentiable function of a few of a model's tensors.
+
+    The model is traced and evaluated once; a call computes, forward and backward, only what
+    depends on the tensors it is given.
+
+    Args:
+        model: Any module that `evaluate_variants` takes, in eval mode while it is traced.
+        groups: The sets of names that calls will give.
+        batch: The batch.
+        task: What it means.
+        weights: Parameters and buffers of the base; the model's own by default.
+
+    Returns:
+        A function from tensors by name, exactly those of one group, to a scalar. It can be
+        differentiated more than once.
+
+    Raises:
+        LayerscopeError: A name is not the model's, or its control flow depends on values.
+    """
+    base = {name: t.detach() for name, t in unique_state(model).items()}
+    base |= {name: t.detach() for name, t in (weights or {}).items()}
+    chosen = [frozenset(group) for group in groups]
+    for index, group in enumerate(chosen):
+        _check(index, {name: base.get(name, torch.empty(0)) for name in group}, base)
+    with isolated(model), torch.no_grad():
+        graph = trace(model, task, base, batch)
+        kept = graph.run_base(base, batch, chosen)
+
+    def loss(given: Weights) -> Tensor:
+        (outputs,) = graph.run_variants(kept, frozenset(given), [given])
+        return task.loss(outputs, batch)
+
+    return loss
+
+
 def _check(index: int, variant: Weights, base: Weights) -> None:
     for name, tensor in variant.items():
         if name not in base:
@@ -161,13 +204,13 @@ class _Engine:
 
     def pieces(self, batch: Any) -> Iterator[Any]:
         """The batch in parts whose activations fit the budget."""
-        n = _examples(batch)
+        n = examples(batch)
         if self._size is None:
             needed = self.graph(batch).peak_bytes(list(self.groups))
             pieces = min(n, -(-needed // self.budget))
             self._size = -(-n // max(pieces, 1))
         for start in range(0, n, self._size):
-            yield _slice(batch, n, start, start + self._size) if n > self._size else batch
+            yield rows(batch, start, start + self._size) if n > self._size else batch
 
     def __call__(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         graph = self.graph(batch)
@@ -196,20 +239,3 @@ class _Engine:
         losses = self.task.losses(output, batch).double()
         correct = None if self.task.correct is None else self.task.correct(output, batch)
         return losses, correct
-
-
-def _examples(batch: Any) -> int:
-    sizes = {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)}
-    if len(sizes) != 1:
-        raise LayerscopeError(
-            f"the tensors of a batch have {sorted(sizes)} rows.",
-            "Give every tensor of a batch one row per example.",
-        )
-    return sizes.pop()
-
-
-def _slice(batch: Any, n: int, start: int, stop: int) -> Any:
-    def part(leaf: Any) -> Any:
-        return leaf[start : min(stop, n)] if isinstance(leaf, Tensor) else leaf
-
-    return pytree.tree_map(part, batch)

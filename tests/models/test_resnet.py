@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from layerscope.config import ResNet
@@ -226,3 +227,18 @@ def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have
 def test_what_cannot_be_built_is_named(make, message):
     with pytest.raises(LayerscopeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_gradients_of_narrow_networks_do_not_depend_on_the_layout_in_memory(depth):
+    torch.manual_seed(0)
+    model = resnet((3, 8, 8), 3, depth, width=1 / 16).eval()
+    images, labels = torch.randn(8, 3, 8, 8), torch.randint(3, (8,))
+    found = []
+    for contiguous in (False, True):
+        if contiguous:
+            model.layout = nn.Identity()
+        loss = F.cross_entropy(model(images), labels)
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    for last, first in zip(*found, strict=True):
+        torch.testing.assert_close(last, first, rtol=1e-4, atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerscope.config import FCN, VGG, CustomModel, ResidualFCN
+from layerscope.config import FCN, VGG, CustomModel
 from layerscope.errors import LayerscopeError
 from layerscope.layers import LayerMap
 from layerscope.models import build, unit
@@ -67,7 +67,7 @@ def test_layers(batch_norm):
     assert set(layers["conv3"].parameters) == {f"conv3.{n}" for n in owned | {"conv.weight"}}
 
 
-@pytest.mark.parametrize("config", [FCN(), ResidualFCN(), CustomModel()])
+@pytest.mark.parametrize("config", [FCN(), CustomModel()])
 def test_layers_of_other_families_are_modules(config):
     assert unit(config) == "module"
 

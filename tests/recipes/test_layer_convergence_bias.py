@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from layerscope.recipes.layer_convergence_bias import LAYERS, fig1a
+from layerscope.recipes.layer_convergence_bias import RECIPES
+from layerscope.recipes.layer_convergence_bias.connected import LAYERS, fig1a
+from layerscope.reproduce import reproduce
 from layerscope.study import SCALES
 
 RATES = {"falling": [0.012, 0.009, 0.006], "rising": [0.006, 0.009, 0.012], "flat": [0.01] * 3}
@@ -52,3 +54,180 @@ def test_paper_scale_has_the_papers_settings():
     assert (config.model.depth, config.model.width, config.model.activation) == (3, 32, "sigmoid")
     assert (config.data.n_train, config.data.low, config.data.high) == (5000, -2.0, 2.0)
     assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.1, 0.0)
+
+
+# The residual network
+
+BLOCKS = ("input", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "output")
+SWEEPS = ("fig8a", "fig12", "fig13", "fig14", "fig15", "fig16", "fig20")
+WEAK = {
+    "fig8a": {"components1"},
+    "fig13": {"lr0.01"},
+    "fig14": {"wd0.01"},
+    "fig15": {"adagrad", "rmsprop", "adam"},
+    "fig16": {"layer", "group"},
+}
+
+
+def noisy(values, *dims, seeds=5):
+    """Values with a leading dimension of seeds and a little noise, as an array with names."""
+    values = np.asarray(values, float)
+    noise = np.random.default_rng(0).normal(0, 1e-5, (seeds, *values.shape))
+    return (("seed", *dims), values * (1 + noise))
+
+
+def convergence(rates, seeds=5):
+    return xr.Dataset(
+        {
+            "rate": noisy([rates, rates], "interval", "layer", seeds=seeds),
+            "curve": noisy(np.ones((2, 6)), "step", "layer", seeds=seeds),
+        },
+        coords={
+            "layer": list(BLOCKS),
+            "seed": range(seeds),
+            "epoch": ("step", [0.0, 300.0]),
+            "step": [0, 10],
+        },
+    )
+
+
+def decided(study, nodes):
+    data = xr.DataTree.from_dict(nodes)
+    return {claim.id: claim.decide(data).outcome for claim in study.claims}
+
+
+def residual(probe, dataset):
+    return {f"residual/{probe}": dataset}
+
+
+def layered(first, last, **coords):
+    """A value per layer, from the first block to the last in equal steps."""
+    inner = np.linspace(first, last, 4)
+    return [inner[0], *inner, inner[-1]]
+
+
+@pytest.mark.parametrize(("first", "last", "outcome"), [(2.0, 1.0, "holds"), (1.0, 2.0, "fails")])
+def test_claims_of_fig1b(first, last, outcome):
+    gradient = noisy([layered(last, first)] * 2, "step", "layer")
+    coords = {"layer": list(BLOCKS), "seed": range(5), "epoch": ("step", [0.0, 1.0])}
+    nodes = residual("convergence", convergence(layered(first, last)))
+    nodes |= residual(
+        "gradient_magnitude", xr.Dataset({"gradient_magnitude": gradient}, coords=coords)
+    )
+    assert set(decided(RECIPES["fig1b"]("paper"), nodes).values()) == {outcome}
+
+
+@pytest.mark.parametrize(("first", "last", "outcome"), [(0.99, 0.95, "holds"), (0.5, 0.8, "fails")])
+def test_claims_of_fig3(first, last, outcome):
+    values = noisy([layered(first, last)] * 4, "step", "layer")
+    coords = {"layer": list(BLOCKS), "seed": range(5), "epoch": ("step", [0.0, 50.0, 100.0, 200.0])}
+    dataset = xr.Dataset({"data": values, "parameters": values}, coords=coords)
+    nodes = residual("gradient_predictiveness", dataset)
+    assert set(decided(RECIPES["fig3"]("paper"), nodes).values()) == {outcome}
+
+
+@pytest.mark.parametrize(("first", "last", "outcome"), [(1.0, 3.0, "holds"), (3.0, 1.0, "fails")])
+def test_claims_of_fig4_and_fig6(first, last, outcome):
+    coords = {"layer": list(BLOCKS), "seed": range(5)}
+    rising = noisy(layered(first, last), "layer")
+    dataset = xr.Dataset({"increase": rising, "curvature": rising}, coords=coords)
+    found = decided(RECIPES["fig4"]("paper"), residual("loss_landscape", dataset))
+    assert set(found.values()) == {outcome}
+    falling = noisy(layered(last, first), "layer")
+    dataset = xr.Dataset({"range": falling, "frequency": rising}, coords=coords)
+    dataset = dataset.isel(layer=slice(1, 5))
+    found = decided(RECIPES["fig6"]("paper"), residual("block_contributions", dataset))
+    assert set(found.values()) == {outcome}
+
+
+def swept(name, sign, seeds=5, missing=()):
+    """Data of a sweep in which the bias is as reported (1) or the opposite (-1)."""
+    study = RECIPES[name]("paper")
+    nodes = {}
+    for i, variant in enumerate(study.variants):
+        rates = [0.03 + sign * 0.01, 0.03 - sign * 0.01]
+        if variant in WEAK.get(name, ()):
+            rates = [0.03, 0.04] if name == "fig8a" and sign > 0 else [0.03, 0.03]
+            rates = [0.01, 0.01] if name == "fig14" and sign > 0 else rates
+            rates = [0.09, 0.09] if name == "fig14" and sign < 0 else rates
+            rates = [0.03, 0.001] if name == "fig8a" and sign < 0 else rates
+        layers = layered(*rates)
+        if name == "fig20":
+            layers = [0.03] * 6
+            layers[1 + i] -= sign * 0.01
+        loss = 2.0 ** (-sign * i)
+        performance = xr.Dataset(
+            {"loss": noisy([loss], "step", seeds=seeds)},
+            coords={"seed": range(seeds), "step": [10]},
+        )
+        if variant not in missing:
+            nodes[f"{variant}/convergence"] = convergence(layers, seeds)
+            nodes[f"{variant}/performance"] = performance
+    return study, nodes
+
+
+@pytest.mark.parametrize(("sign", "outcome"), [(1, "holds"), (-1, "fails")])
+@pytest.mark.parametrize("name", SWEEPS)
+def test_claims_of_sweeps(name, sign, outcome):
+    assert set(decided(*swept(name, sign)).values()) == {outcome}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_says_which_setting_diverged(name):
+    variants = list(RECIPES[name]("paper").variants)
+    study, nodes = swept(name, 1, missing=variants[-1:])
+    assert variants[-1] in study.may_diverge
+    data = xr.DataTree.from_dict(nodes)
+    verdicts = [claim.decide(data) for claim in study.claims]
+    noted = [v for v in verdicts if "diverged" in v.note]
+    assert noted
+    assert {v.outcome for v in noted} == {"inconclusive"}
+    assert len(study.figures(data)) == 2 + len(variants) - 1
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_figures_of_sweeps(name):
+    study, nodes = swept(name, 1)
+    figures = study.figures(xr.DataTree.from_dict(nodes))
+    assert len({figure.key for figure in figures}) == len(figures)
+    bias = figures[0].data
+    assert bias.sizes["epochs"] == 2
+    assert bias.sizes[figures[0].x] == len(study.variants)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_a_study_at_every_scale(name, scale):
+    study = RECIPES[name](scale)
+    assert study.name == f"layer_convergence_bias.{name}"
+    assert study.scale == scale
+    assert len({claim.id for claim in study.claims}) == len(study.claims) > 0
+    assert len(study.seeds) == 5
+    for config in study.variants.values():
+        assert config.optimizer.learning_rate > 0
+    if scale == "small":
+        assert "Reduced" in study.summary
+
+
+def test_figures_of_one_network_share_its_runs():
+    hashes = {
+        RECIPES[name]("paper").variants["residual"].hash
+        for name in ("fig1b", "fig3", "fig4", "fig6", "path_and_progress")
+    }
+    assert len(hashes) == 1
+    shared = {
+        next(iter(RECIPES[name]("paper").variants.values())).hash
+        for name in ("fig8a", "fig12", "fig13", "fig14", "fig15", "fig16")
+    }
+    assert shared == hashes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fig1b", "fig3", "fig4", "fig6", "fig20", "path_and_progress"])
+def test_smoke_scale_runs_to_a_report(name, tmp_path):
+    from dataclasses import replace
+
+    study = replace(RECIPES[name]("smoke"), seeds=(0, 1))
+    found = reproduce(study, tmp_path, processes=1)
+    assert len(found.verdicts) == len(study.claims)
+    assert found.files[-1].stat().st_size > 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, replace
@@ -48,6 +49,7 @@ from layerscope.config import (
     Digits,
     RunConfig,
     Sine,
+    Start,
 )
 from layerscope.errors import LayerscopeError, unknown
 
@@ -157,8 +159,13 @@ def _train(words: list[str]) -> None:
     name = take(rest, "--optimizer") or "sgd"
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    default = Train(config=RunConfig(model=model, data=data, optimizer=OPTIMIZERS[name]()))
-    options = _parse(Train, rest, "train", default=default)
+    config = RunConfig(model=model, data=data, optimizer=OPTIMIZERS[name](), start=Start())
+    about = inspect.cleandoc(Train.__doc__ or "").partition("\n\nAttributes:")[0]
+    about += f"\n\nModels: {', '.join(MODELS)}. Optimisers: {', '.join(OPTIMIZERS)}."
+    options = _parse(Train, rest, "train", default=Train(config=config), description=about)
+    config = options.config
+    if config.start == Start():  # none of its settings was given
+        config = replace(config, start=None)
     from layerscope.probes import MomentProbe
     from layerscope.publish import stacked, write_report
     from layerscope.schedule import parse
@@ -173,10 +180,10 @@ def _train(words: list[str]) -> None:
             )
     with bar("training") as advance:
         run = train(
-            options.config,
+            config,
             options.out,
             probes=probes,
-            measure=parse(options.config.checkpoints),
+            measure=parse(config.checkpoints),
             data_root=options.machine.data_root,
             accelerator=options.machine.accelerator,
             advance=advance,

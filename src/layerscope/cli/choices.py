@@ -81,10 +81,9 @@ def get_path(config: Any, path: str) -> Any:
 def set_path(config: Any, path: str, value: Any) -> Any:
     """The configuration with another value for the setting of a dotted name."""
     name, _, rest = path.partition(".")
-    if not any(f.name == name for f in dataclasses.fields(config)):
+    if config is None or not any(f.name == name for f in dataclasses.fields(config)):
         raise LayerscopeError(
-            f"{type(config).__name__} has no setting {name!r}, which not every run of this recipe "
-            "knows.",
+            f"not every run of this recipe has the setting {name!r}.",
             "Leave the option out.",
         )
     inner = set_path(getattr(config, name), rest, value) if rest else value

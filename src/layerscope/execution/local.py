@@ -19,7 +19,7 @@ from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
 from layerscope.probes import Probe, measure
 from layerscope.study import Outcome
-from layerscope.training import restore, train
+from layerscope.training import restore, train_or_wait
 
 Progress = Callable[[int, int, int], None]
 REPORT_SECONDS = 0.2
@@ -47,6 +47,8 @@ class Job:
 def execute(job: Job, advance: Callable[[int, int], None]) -> Outcome:
     """Train and measure one run; a problem the user can mend becomes part of the outcome.
 
+    Where another process trains this run, e.g. because another run starts from its weights, wait.
+
     Args:
         job: The run.
         advance: Called with (units done, units in all): steps of training, then measurements.
@@ -54,7 +56,7 @@ def execute(job: Job, advance: Callable[[int, int], None]) -> Outcome:
     started = time.monotonic()
     reused = (job.path / "run.json").exists()
     try:
-        run = train(
+        run = train_or_wait(
             job.config,
             job.path,
             data_root=job.data_root,

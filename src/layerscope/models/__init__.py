@@ -6,7 +6,7 @@ import importlib
 import json
 from typing import TYPE_CHECKING
 
-from layerscope.config import FCN, VGG, CustomModel, ModelConfig, ResidualFCN, ResNet
+from layerscope.config import FCN, VGG, CustomModel, ModelConfig, ResidualFCN, ResNet, ViT
 from layerscope.errors import LayerscopeError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn
         outputs: Number of classes, or of regression targets.
 
     Raises:
-        LayerscopeError: A size is not positive, a choice is unknown, images are too small, or a
-            custom factory cannot be found or fails.
+        LayerscopeError: A size is not positive, a choice is unknown, sizes do not fit one another
+            or the images, or a custom factory cannot be found or fails.
     """
     match config:
         case FCN():
@@ -33,9 +33,7 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn
         case ResidualFCN():
             from layerscope.models.fcn import residual_fcn
 
-            return residual_fcn(
-                input_shape, outputs, config.blocks, config.width, config.activation
-            )
+            return residual_fcn(input_shape, outputs, **vars(config))
         case VGG():
             from layerscope.models.vgg import vgg
 
@@ -44,6 +42,10 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn
             from layerscope.models.resnet import resnet
 
             return resnet(input_shape, outputs, **vars(config))
+        case ViT():
+            from layerscope.models.vit import vit
+
+            return vit(input_shape, outputs, **vars(config))
         case CustomModel():
             return custom(config)
 
@@ -52,7 +54,9 @@ def unit(config: ModelConfig) -> str | tuple[str, ...]:
     """What makes a layer in a model of this family, for `LayerMap.from_model`.
 
     A convolution or fully connected layer with its normalisation in a VGG, a residual block in a
-    ResNet ("Are all layers created equal?", Figs. 3 and 4), a module elsewhere.
+    ResNet ("Are all layers created equal?", Figs. 3 and 4) and in a residual FCN, the patch
+    embedding and every encoder block in a ViT ("Which layer is learning faster?", Figs. 1 and 21),
+    a module elsewhere.
 
     Args:
         config: The architecture and its sizes.
@@ -74,6 +78,10 @@ def unit(config: ModelConfig) -> str | tuple[str, ...]:
                 *(("final_norm",) if normalised else ()),
                 "final_linear",
             )
+        case ResidualFCN():
+            return ("input", "blocks.*", "output")
+        case ViT():
+            return ("patch_embedding", "encoders.*", "final_norm", "final_linear")
         case _:
             return "module"
 

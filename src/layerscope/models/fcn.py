@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from layerscope.config import Activation
+from layerscope.config import Activation, Initialisation, Normalisation
 from layerscope.errors import LayerscopeError
+from layerscope.models.initialisation import check_choice, check_sizes, initialise
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -18,12 +22,11 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "silu": nn.SiLU,
     "identity": nn.Identity,
 }
-
-
-def _check(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise LayerscopeError(f"{name} is {size}.", f"{name} must be at least 1.")
+NORMALISATIONS: dict[Normalisation, Callable[[int, int], nn.Module]] = {
+    "batch": lambda width, groups: nn.BatchNorm1d(width),
+    "layer": lambda width, groups: nn.LayerNorm(width),
+    "group": lambda width, groups: nn.GroupNorm(groups, width),
+}
 
 
 def fcn(
@@ -48,8 +51,12 @@ def fcn(
 
     Returns:
         The network, from (batch, *input_shape) to (batch, outputs).
+
+    Raises:
+        LayerscopeError: A size is not positive or the activation unknown.
     """
-    _check(depth=depth, width=width, outputs=outputs)
+    check_sizes(depth=depth, width=width, outputs=outputs)
+    check_choice("activation", activation, ACTIVATIONS)
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     size = math.prod(input_shape)
     for i in range(1, depth + 1):
@@ -61,30 +68,30 @@ def fcn(
 
 
 class Residual(nn.Module):
-    """``z + linear2(activation(linear1(z)))``: no activation after the addition."""
+    """``z + branch(z)``: the branch runs its parts in order, and nothing follows the addition."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(width, width)
-        self.activation = ACTIVATIONS[activation]()
-        self.linear2 = nn.Linear(width, width)
+        for name, part in parts.items():
+            self.add_module(name, part)
 
     def forward(self, z: Tensor) -> Tensor:
         """(batch, width) to (batch, width)."""
-        return z + self.linear2(self.activation(self.linear1(z)))
+        branch = z
+        for part in self.children():
+            branch = part(branch)
+        return z + branch
 
 
 class ResidualFCN(nn.Module):
     """Linear input, residual blocks, linear output; see `residual_fcn`."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, width: int, activation: Activation
-    ) -> None:
+    def __init__(self, first: nn.Linear, blocks: Iterable[Residual], last: nn.Linear) -> None:
         super().__init__()
         self.flatten = nn.Flatten()
-        self.input = nn.Linear(inputs, width)
-        self.blocks = nn.ModuleList(Residual(width, activation) for _ in range(blocks))
-        self.output = nn.Linear(width, outputs)
+        self.input = first
+        self.blocks = nn.ModuleList(blocks)
+        self.output = last
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, *input_shape) to (batch, outputs)."""
@@ -100,12 +107,22 @@ def residual_fcn(
     blocks: int = 4,
     width: int = 128,
     activation: Activation = "relu",
+    depths: tuple[int, ...] = (),
+    branch: Literal["between", "before", "after"] = "between",
+    normalisation: Normalisation = "none",
+    groups: int = 8,
+    initialisation: Initialisation = "torch",
+    input_scale: float = 1.0,
+    branch_scale: float = 1.0,
 ) -> ResidualFCN:
     """The residual FCN of "Which layer is learning faster?" (Table 2): about 132k parameters.
 
-    ``z_0 = T_0(x)``, ``z_l = z_{l-1} + T_l(z_{l-1})``, ``y = T(z_L)``. The branch is linear,
-    activation, linear, and nothing follows the addition, so that the output is the sum of what
-    the blocks contribute (Section 5). PyTorch's initialisation.
+    ``z_0 = T_0(x)``, ``z_l = z_{l-1} + T_l(z_{l-1})``, ``y = T(z_L)``. By default the branch is
+    linear, activation, linear. Nothing follows the addition, so that the output is the sum of what
+    the blocks contribute (Section 5). Other ``depths`` are those of Fig. 20, normalisations those
+    of Fig. 16; the paper leaves open where activations stand in a branch of one layer, and where a
+    normalisation stands: here directly before every activation of a branch. Linear layers keep
+    their bias under any normalisation, so that all draw the same initial weights.
 
     Args:
         input_shape: Shape of one example; it is flattened.
@@ -113,9 +130,100 @@ def residual_fcn(
         blocks: Number of residual blocks.
         width: Units everywhere inside.
         activation: Name of the activation inside the branches.
+        depths: Linear layers in the branch of each block where not two, e.g. ``(4, 1, 1, 1)``.
+        branch: Where the activations of a branch stand: ``"between"`` its linear layers,
+            ``"before"`` each of them or ``"after"`` each of them.
+        normalisation: ``"none"``, or normalise over the ``"batch"``, over all units (``"layer"``)
+            or over each of the groups of units (``"group"``).
+        groups: Groups of ``"group"`` normalisation.
+        initialisation: See `initialise`; ``output`` is the read-out.
+        input_scale: Multiplies the initial weights and biases of the input layer.
+        branch_scale: Multiplies those of the last linear layer of every branch.
 
     Returns:
         The network, from (batch, *input_shape) to (batch, outputs).
+
+    Raises:
+        LayerscopeError: A choice is unknown, a size not positive, ``depths`` does not fit
+            ``blocks`` or ``branch``, or a normalisation does not fit the width.
     """
-    _check(blocks=blocks, width=width, outputs=outputs)
-    return ResidualFCN(math.prod(input_shape), outputs, blocks, width, activation)
+    check_sizes(blocks=blocks, width=width, outputs=outputs)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("branch", branch, ("between", "before", "after"))
+    depths = tuple(depths) or (2,) * blocks
+    _check_depths(depths, blocks, branch)
+    _check_normalisation(normalisation, width, groups)
+    _check_scales(input_scale=input_scale, branch_scale=branch_scale)
+
+    def activated(number: str) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {}
+        if normalisation != "none":
+            parts[f"norm{number or 1}"] = NORMALISATIONS[normalisation](width, groups)
+        return parts | {f"activation{number}": ACTIVATIONS[activation]()}
+
+    model = ResidualFCN(
+        nn.Linear(math.prod(input_shape), width),
+        [Residual(_branch(width, depth, branch, activated)) for depth in depths],
+        nn.Linear(width, outputs),
+    )
+    initialise(model, initialisation, read_out="output")
+    _scale(model.input, input_scale)
+    for block, depth in zip(model.blocks, depths, strict=True):
+        _scale(block.get_submodule(f"linear{depth}"), branch_scale)
+    return model
+
+
+def _branch(
+    width: int, depth: int, branch: str, activated: Callable[[str], dict[str, nn.Module]]
+) -> dict[str, nn.Module]:
+    """Linear layers with what ``activated`` makes; a single activation has no number."""
+    activations = depth - 1 if branch == "between" else depth
+    parts: dict[str, nn.Module] = {}
+    for i in range(1, depth + 1):
+        linear = {f"linear{i}": nn.Linear(width, width)}
+        activation = activated(str(i) if activations > 1 else "") if i <= activations else {}
+        parts |= activation | linear if branch == "before" else linear | activation
+    return parts
+
+
+def _check_depths(depths: tuple[int, ...], blocks: int, branch: str) -> None:
+    if len(depths) != blocks:
+        raise LayerscopeError(
+            f"depths is {depths}, which is {len(depths)} blocks, but blocks is {blocks}.",
+            "Give every block its number of linear layers.",
+        )
+    if min(depths) < 1:
+        raise LayerscopeError(f"depths is {depths}.", "Every block has at least 1 linear layer.")
+    if branch == "between" and min(depths) == 1:
+        raise LayerscopeError(
+            f"depths is {depths}: a branch of one linear layer has no activation between layers.",
+            'Use branch="before" or branch="after", or at least 2 layers in every block.',
+        )
+
+
+def _check_normalisation(normalisation: Normalisation, width: int, groups: int) -> None:
+    check_choice("normalisation", normalisation, ("none", *NORMALISATIONS))
+    if normalisation == "group":
+        check_sizes(groups=groups)
+        if width % groups:
+            raise LayerscopeError(
+                f"width {width} is not a multiple of groups, {groups}.",
+                "Choose groups that divide the width.",
+            )
+    if width == {"layer": 1, "group": groups}.get(normalisation):
+        raise LayerscopeError(
+            f"{normalisation} normalisation of single units (width {width}) makes them all 0.",
+            "Choose a larger width, or fewer groups.",
+        )
+
+
+def _check_scales(**scales: float) -> None:
+    for name, scale in scales.items():
+        if not 0 <= scale < math.inf:
+            raise LayerscopeError(f"{name} is {scale}.", f"{name} must be at least 0 and finite.")
+
+
+def _scale(layer: nn.Module, factor: float) -> None:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(factor)

@@ -1,4 +1,4 @@
-"""What the convolutional families share: checked sizes and choices, and initial weights."""
+"""What the families share: checked sizes and choices, and initial weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def check_choice(name: str, value: object, known: Collection[object]) -> None:
         raise unknown(name, str(value), map(str, known))
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        LayerscopeError: Which of them it is.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise LayerscopeError(f"{name} is {size}.", f"{name} must be at least 1.")
+
+
 def check_images(input_shape: tuple[int, ...], outputs: int, width: float) -> None:
     """Refuse examples that are no images, and sizes that are not positive.
 
@@ -31,10 +42,9 @@ def check_images(input_shape: tuple[int, ...], outputs: int, width: float) -> No
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise LayerscopeError(
             f"the examples have the shape {tuple(input_shape)}.",
-            "A convolutional network takes images: (channels, height, width).",
+            "This family takes images: (channels, height, width).",
         )
-    if outputs < 1:
-        raise LayerscopeError(f"outputs is {outputs}.", "outputs must be at least 1.")
+    check_sizes(outputs=outputs)
     if not 0 < width < math.inf:
         raise LayerscopeError(f"width is {width}.", "width must be positive and finite.")
 
@@ -44,18 +54,19 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def initialise(model: nn.Module, how: Initialisation) -> None:
+def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_linear") -> None:
     """Draw the weights of all convolutions and linear layers from the global random state.
 
     Normalisations keep weight 1 and bias 0, which PyTorch gives them.
 
     Args:
-        model: The network; the layer that nothing activates is called ``final_linear``.
-        how: ``"he"``: N(0, 2 / fan_in), without the 2 in ``final_linear`` ("Delving Deep into
+        model: The network.
+        how: ``"he"``: N(0, 2 / fan_in), without the 2 in the read-out ("Delving Deep into
             Rectifiers", Section 2.2), and zero biases; ``"glorot"``: U(-a, a) with
             ``a = sqrt(6 / (fan_in + fan_out))`` ("Understanding the difficulty of training deep
             feedforward neural networks", Eq. 16), and zero biases; ``"torch"``: as PyTorch left
             them, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
+        read_out: Name of the last layer, which nothing activates.
 
     Raises:
         LayerscopeError: There is no such initialisation.
@@ -69,7 +80,7 @@ def initialise(model: nn.Module, how: Initialisation) -> None:
         if how == "glorot":
             nn.init.xavier_uniform_(module.weight)
         else:
-            activation = "linear" if name == "final_linear" else "relu"
+            activation = "linear" if name == read_out else "relu"
             nn.init.kaiming_normal_(module.weight, nonlinearity=activation)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

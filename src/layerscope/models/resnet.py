@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from layerscope.config import Initialisation, Stem
@@ -158,7 +159,23 @@ def resnet(
     return model
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution that takes every ``stride``-th pixel first, then has stride 1.
+
+    The function of ``nn.Conv2d``. With a stride, fewer than 8 (AVX2) or 16 (AVX-512) channels and
+    channels last, oneDNN writes beyond its workspace when it computes the gradient of the weights
+    (https://github.com/uxlfoundation/oneDNN/issues/6035): wrong gradients, or a crash.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
+        down, across = self.stride
+        return F.conv2d(input[:, :, ::down, ::across], self.weight, self.bias)
+
+
 def _convolution(inputs: int, outputs: int, size: int, stride: int, batch_norm: bool) -> nn.Module:
+    if size == 1 and stride > 1:
+        return StridedPointwise(inputs, outputs, 1, stride, bias=not batch_norm)
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=not batch_norm)
 
 

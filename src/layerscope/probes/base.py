@@ -24,9 +24,7 @@ from layerscope.layers import LayerMap
 from layerscope.store import Run
 from layerscope.task import Task
 
-Need = Literal[
-    "previous", "initial", "batch", "second_batch", "task", "model", "data", "training_data"
-]
+Need = Literal["previous", "initial", "batch", "task", "model", "data", "training_data"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Moment:
         model: The module, on which `torch.func.functional_call` evaluates the weights.
         task: What a batch means.
         batch: The run's fixed batch.
-        second_batch: Another fixed batch.
+        learning_rate: That of the next step, where it is known.
     """
 
     step: int
@@ -64,7 +62,7 @@ class Moment:
     model: nn.Module | None = None
     task: Task | None = None
     batch: Any = None
-    second_batch: Any = None
+    learning_rate: float | None = None
 
 
 class Probe(ABC):

@@ -6,6 +6,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from layerscope.checkpoints import Tensors
+from layerscope.config import from_dict
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.layers import LayerMap
+from layerscope.optimisation import learning_rate
 from layerscope.probes.base import (
     Moment,
     MomentProbe,
@@ -80,11 +83,10 @@ def _attributes(probe: Probe) -> dict[str, str]:
 
 
 def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the batches and the name of the task that a probe measures with."""
+    """Digests of batch and data, and the name of the task, that a probe measures with."""
     found: dict[str, str] = {}
-    for name in ("batch", "second_batch"):
-        if name in probe.needs and given[name] is not None:
-            found[name] = _digest(given[name])
+    if "batch" in probe.needs and given["batch"] is not None:
+        found["batch"] = _digest(given["batch"])
     for name in ("data", "training_data"):
         if name in probe.needs and given[name] is not None:
             digests = [_digest(batch) for batch in given[name]]
@@ -116,7 +118,6 @@ def measure(
     model: nn.Module | None = None,
     task: Task | None = None,
     batch: Any = None,
-    second_batch: Any = None,
     data: Iterable[Any] | None = None,
     training_data: Iterable[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
@@ -135,7 +136,6 @@ def measure(
         model: A module that takes the run's weights, for probes that need one.
         task: What a batch means, for probes that need it.
         batch: The fixed batch; by default the one stored with the run.
-        second_batch: Another batch, for probes that need one.
         data: Batches to test on, iterable more than once, for probes that need them.
         training_data: Batches of the training examples, likewise.
         factory: Builds the model anew, for probes that draw fresh weights.
@@ -155,7 +155,7 @@ def measure(
     chosen = _chosen(run, steps)
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
     batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
-    given = {"model": model, "task": task, "batch": batch, "second_batch": second_batch}
+    given = {"model": model, "task": task, "batch": batch}
     given |= {"data": data, "training_data": training_data, "factory": factory}
     attributes = _attributes(probe) | _conditions(probe, given)
     if not recompute and (stored := _stored(run, key, attributes, chosen)) is not None:
@@ -163,7 +163,7 @@ def measure(
     check_needs(probe, given)
     layers = probe.select(run.layers)
     if isinstance(probe, MomentProbe):
-        moment = {name: given[name] for name in ("model", "task", "batch", "second_batch")}
+        moment = {name: given[name] for name in ("model", "task", "batch")}
         rows = _moments(probe, run, layers, chosen, moment, advance or _ignore)
         dataset = assemble(probe, layers, rows, run.steps_per_epoch)
     elif isinstance(probe, TrajectoryProbe):
@@ -219,6 +219,7 @@ def _moments(
     device = _device(given["model"])
     names = layers.parameter_names
     initial = _read(run.checkpoint(0, device), names) if "initial" in probe.needs else None
+    rate_at = _rate_at(run)
     previous, rows = None, []
     for done, step in enumerate(steps, 1):
         weights = run.checkpoint(step, device)
@@ -227,7 +228,8 @@ def _moments(
         elif "previous" in probe.needs:
             weights = _read(weights, names)
         if "previous" not in probe.needs or previous is not None:
-            moment = Moment(step, weights, previous, initial, **given)
+            rate = rate_at(step) if rate_at else None
+            moment = Moment(step, weights, previous, initial, learning_rate=rate, **given)
             rows.append((step, probe.measure(moment, layers)))
         previous = weights
         advance(done, len(steps))
@@ -237,6 +239,14 @@ def _moments(
             "Record more checkpoints.",
         )
     return rows
+
+
+def _rate_at(run: Run) -> Callable[[int], float] | None:
+    """Learning rate of the step after a moment, where the run was trained from a configuration."""
+    stored, per_epoch = run.manifest["config"], run.steps_per_epoch
+    if stored is None or per_epoch is None:
+        return None
+    return partial(learning_rate, from_dict(stored), steps_per_epoch=per_epoch)
 
 
 def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:

@@ -1,0 +1,218 @@
+"""The loss around the weights of one layer: its surface, and how sharp the minimum is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.curvature import top_eigenvalue
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Bars, Figure, Surface
+from layerscope.functional.landscape import displaced, scaled_direction
+from layerscope.isolation import mixed_seed
+from layerscope.layers import LayerMap
+from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
+from layerscope.variants import evaluate_variants, shared_loss
+
+Direction = Mapping[str, Tensor]
+SHARPNESS = {
+    "increase": ("mean rise of the loss", "loss"),
+    "increase_deviation": ("its deviation over directions", "loss"),
+    "curvature": ("largest eigenvalue of the Hessian", "loss / weight^2"),
+}
+
+
+@dataclass(frozen=True)
+class _Displaced(Sequence[dict[str, Tensor]]):
+    """A layer's weights moved along directions, made when they are asked for."""
+
+    weights: Direction
+    moves: Sequence[tuple[tuple[Direction, ...], tuple[float, ...]]]
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:  # pyright: ignore
+        return displaced(self.weights, *self.moves[index])
+
+
+@dataclass(frozen=True)
+class _Joined(Sequence[dict[str, Tensor]]):
+    """Several sequences of equal length, one after the other."""
+
+    parts: Sequence[Sequence[dict[str, Tensor]]]
+
+    def __len__(self) -> int:
+        return len(self.parts) * len(self.parts[0])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:  # pyright: ignore
+        return self.parts[index // len(self.parts[0])][index % len(self.parts[0])]
+
+
+@dataclass(frozen=True)
+class LossLandscape(TrajectoryProbe):
+    r"""Loss of the network while one layer is moved away from its weights, the others fixed.
+
+    With :math:`d_1, d_2` Gaussian directions as long as the layer's weights, filter by filter
+    (`layerscope.functional.landscape.scaled_direction`):
+
+    * ``loss``: :math:`L(\theta_l + \beta_1 d_1 + \beta_2 d_2)` on a square grid of
+      :math:`\beta`; the two coordinates are shares of the layer's own length.
+    * ``increase``: mean of :math:`L(\theta_l + r d) - L(\theta_l)` over directions :math:`d`, at
+      radius :math:`r`, and ``increase_deviation``, its standard deviation over them.
+    * ``curvature``: the largest eigenvalue of the Hessian of the loss with respect to all
+      parameters of the layer, by Lanczos iteration.
+
+    The loss is the mean over the chosen examples, the model in eval mode. Source: Section 4 of
+    "Which Layer is Learning Faster?"; the two numbers are beyond the paper, which judges pictures.
+
+    Attributes:
+        points: Points along each axis of the grid, odd, so that the middle is the trained layer.
+        extent: Largest coefficient.
+        checkpoint: Step of the weights; the last by default.
+        radius: Radius at which the rise of the loss is averaged.
+        draws: Directions it is averaged over; 0 leaves it out.
+        hessian: Whether to compute ``curvature``.
+        examples: ``"batch"``: the run's fixed batch of training examples; ``"test"``: the test
+            set. The Hessian is always that on the fixed batch.
+        seed: Seed of the directions, mixed with the run's.
+        budget_mb: Memory for activations, in MiB.
+    """
+
+    points: int = 21
+    extent: float = 1.0
+    checkpoint: int | None = None
+    radius: float = 0.5
+    draws: int = 10
+    hessian: bool = True
+    examples: Literal["batch", "test"] = "batch"
+    seed: int = 0
+    budget_mb: int = 1024
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch"})
+    source: ClassVar[str] = "Which layer is learning faster?, Section 4"
+    summary: ClassVar[str] = "loss around the weights of each layer, and its sharpness"
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """Layers with a matrix or filters; biases and normalisations move with them, or not."""
+        wide = layers.with_dimensions(2).names
+        return LayerMap(tuple(layer for layer in layers if layer.name in wide), layers.aliases)
+
+    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+        """Surface, rise at the radius and curvature of every layer."""
+        assert context.model is not None
+        assert context.task is not None
+        self._check(context)
+        device = next(context.model.parameters()).device
+        weights = dict(context.run.checkpoint(self._step(context), device))
+        variants = _Joined([self._around(weights, names, context) for names in _names(layers)])
+        losses = evaluate_variants(
+            context.model,
+            variants,
+            [context.batch] if self.examples == "batch" else context.data,
+            context.task,
+            weights=weights,
+            budget=self.budget_mb * 2**20,
+        ).losses.mean(1)
+        table = losses.reshape(len(layers), -1).cpu()
+        surface = table[:, : self.points**2].reshape(-1, self.points, self.points)
+        middle = self.points // 2
+        rise = table[:, self.points**2 :] - surface[:, middle, middle, None]
+        values = {"increase": rise.mean(1), "increase_deviation": rise.std(1)} if self.draws else {}
+        if self.hessian:
+            values["curvature"] = self._curvature(context, layers, weights)
+        return self._dataset(layers, surface, values)
+
+    def _check(self, context: Trajectory) -> None:
+        if self.points < 1 or self.points % 2 == 0:
+            raise LayerscopeError(
+                f"points is {self.points}.", "An odd number has the trained layer in its middle."
+            )
+        if self.draws < 0 or self.draws == 1:
+            raise LayerscopeError(f"draws is {self.draws}.", "Choose 0, or at least 2.")
+        if self.examples == "test" and context.data is None:
+            raise LayerscopeError("there are no test data.", 'Pass data=..., or examples="batch".')
+
+    def _step(self, context: Trajectory) -> int:
+        return context.steps[-1] if self.checkpoint is None else self.checkpoint
+
+    def _grid(self) -> np.ndarray:
+        half = self.points // 2
+        return self.extent * np.arange(-half, half + 1) / max(half, 1)
+
+    def _around(
+        self, weights: Direction, names: Sequence[str], context: Trajectory
+    ) -> Sequence[dict[str, Tensor]]:
+        """The layer on the grid, then at the radius along every direction."""
+        own = {name: weights[name] for name in names}
+        run_seed = context.run.manifest["seed"] or 0
+        seed = mixed_seed("landscape", run_seed, self.seed, names[0])
+        generator = torch.Generator().manual_seed(seed)
+        directions = [scaled_direction(own, generator) for _ in range(2 + self.draws)]
+        grid = [float(step) for step in self._grid()]
+        moves = [((directions[0], directions[1]), (a, b)) for a in grid for b in grid]
+        moves += [((direction,), (self.radius,)) for direction in directions[2:]]
+        return _Displaced(own, moves)
+
+    def _curvature(self, context: Trajectory, layers: LayerMap, weights: Direction) -> Tensor:
+        assert context.model is not None
+        assert context.task is not None
+        groups = list(_names(layers))
+        loss = shared_loss(context.model, groups, context.batch, context.task, weights=weights)
+        found = [top_eigenvalue(loss, {name: weights[name] for name in g}) for g in groups]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _dataset(
+        self, layers: LayerMap, surface: Tensor, values: Mapping[str, Tensor]
+    ) -> xr.Dataset:
+        dims = ("layer", "beta1", "beta2")
+        attributes = {"long_name": "loss", "units": "loss", "source": self.source}
+        variables: dict[str, Any] = {"loss": (dims, surface.numpy(), attributes)}
+        for name, found in values.items():
+            long_name, units = SHARPNESS[name]
+            attributes = {"long_name": long_name, "units": units, "source": self.source}
+            variables[name] = ("layer", found.numpy(), attributes)
+        grid = self._grid()
+        axes = {
+            name: (name, grid, {"long_name": f"direction {i}", "units": "length of the layer"})
+            for i, name in enumerate(("beta1", "beta2"), 1)
+        }
+        return xr.Dataset(variables, coords=layer_coordinates(layers) | axes)
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """One surface per layer, and the two numbers."""
+        found: list[Figure] = [
+            Surface(
+                dataset["loss"],
+                key=self.slug,
+                title="Loss landscape",
+                caption="Loss while one layer moves along two random directions, each as long as "
+                "the layer's weights; the trained layer is in the middle.",
+                x="beta1",
+                y="beta2",
+                panel="layer",
+                log=True,
+            )
+        ]
+        captions = {
+            "increase": "Mean rise of the loss when the layer moves in a random direction by "
+            f"{self.radius:g} of its length.",
+            "curvature": "Largest eigenvalue of the Hessian of the loss for this layer alone.",
+        }
+        for name, caption in captions.items():
+            if name in dataset:
+                title = SHARPNESS[name][0].capitalize()
+                key = f"{self.slug}-{name}"
+                found.append(Bars(dataset[name], key=key, title=title, caption=caption))
+        return found
+
+
+def _names(layers: LayerMap) -> Iterator[tuple[str, ...]]:
+    """Names of the parameters of each layer."""
+    return (tuple(layer.parameters) for layer in layers)

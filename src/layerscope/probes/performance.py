@@ -1,0 +1,78 @@
+"""How good the whole model is on the test data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import xarray as xr
+
+from layerscope.figures.figure import Figure, Lines
+from layerscope.layers import LayerMap
+from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, over_time, step_coordinates
+from layerscope.variants import evaluate_variants
+
+
+@dataclass(frozen=True)
+class Performance(TrajectoryProbe):
+    """Test loss and, where predictions are right or wrong, test error of the whole model.
+
+    ``loss`` is the mean over the test examples, ``error`` the share of wrong predictions in per
+    cent; the model is in eval mode.
+
+    Attributes:
+        checkpoints: ``"last"`` or ``"all"``.
+    """
+
+    checkpoints: Literal["last", "all"] = "last"
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
+    source: ClassVar[str] = "mean over the test data"
+    summary: ClassVar[str] = "test loss and error of the whole model"
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers; they are not told apart."""
+        return layers
+
+    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+        """Test loss and error at the chosen checkpoints."""
+        assert context.model is not None
+        assert context.task is not None
+        del layers
+        steps = list(context.steps)[-1 if self.checkpoints == "last" else 0 :]
+        device = next(context.model.parameters()).device
+        losses, errors = [], []
+        for step in steps:
+            weights = dict(context.run.checkpoint(step, device))
+            found = evaluate_variants(
+                context.model, [{}], context.data, context.task, weights=weights
+            )
+            losses.append(float(found.losses.mean()))
+            if found.correct is not None:
+                errors.append(100 * float(found.errors[0]))
+        variables = {"loss": ("step", losses, self._attributes("test loss", "loss"))}
+        if errors:
+            variables["error"] = ("step", errors, self._attributes("test error", "%"))
+        return xr.Dataset(variables, coords=step_coordinates(steps, context.run.steps_per_epoch))
+
+    def _attributes(self, name: str, units: str) -> dict[str, str]:
+        return {"long_name": name, "units": units, "source": self.source}
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Loss and error over time."""
+        found: list[Figure] = []
+        for name in ("loss", "error"):
+            if name in dataset:
+                values, x = over_time(dataset[name])
+                found.append(
+                    Lines(
+                        values,
+                        key=f"{self.slug}-{name}",
+                        title=f"Test {name}",
+                        caption="Mean over the test examples.",
+                        x=x,
+                        hue=None,
+                        markers=True,
+                    )
+                )
+        return found

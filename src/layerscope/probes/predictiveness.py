@@ -1,0 +1,141 @@
+"""How stable the direction of a layer's gradient is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.curvature import gradients
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure, Lines
+from layerscope.functional.similarity import layer_cosines
+from layerscope.layers import LayerMap
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+from layerscope.probes.gradient import layer_gradients
+from layerscope.task import examples, rows
+from layerscope.variants import shared_loss
+
+TITLES = {"data": "other data", "parameters": "an update of the other layers"}
+
+
+@dataclass(frozen=True)
+class GradientPredictiveness(MomentProbe):
+    r"""Cosine between a layer's gradient and the one it has on other data, or after an update.
+
+    The run's fixed batch is cut into equal batches :math:`x, x', \dots`. With :math:`G_l(x)` the
+    gradient of the mean loss on :math:`x` with respect to all parameters of layer :math:`l`:
+
+    * ``data``: :math:`\cos(G_l(x), G_l(x'))`, the mean over all pairs of batches.
+    * ``parameters``: :math:`\cos(G_l(x), G''_l(x))`, the mean over batches, where :math:`G''_l` is
+      taken after every *other* layer has made the gradient step
+      :math:`\theta - \eta\, G(x)` and layer :math:`l` has not.
+
+    Between -1 and 1, unitless; 0 where a gradient vanishes. The model is in eval mode. The step is
+    plain gradient descent, which is the update of SGD without momentum. Source: Definition 4.1 of
+    "Which Layer is Learning Faster?", whose norm in the numerator is a misprint; not the measure of
+    Santurkar et al., in which only the preceding layers are updated.
+
+    Attributes:
+        batches: Into how many batches the fixed batch is cut, at least 2.
+        learning_rate: The step size :math:`\eta`; by default the run's own at that moment.
+    """
+
+    batches: int = 4
+    learning_rate: float | None = None
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
+    source: ClassVar[str] = "Which layer is learning faster?, Definition 4.1"
+    summary: ClassVar[str] = "stability of gradient directions, over data and updates"
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """``data`` and ``parameters``."""
+        return {
+            "data": Variable("gradient predictiveness w.r.t. data"),
+            "parameters": Variable("gradient predictiveness w.r.t. parameters"),
+        }
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers."""
+        return layers
+
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Both cosines of every layer at this moment."""
+        batches = self._cut(moment)
+        slopes = [layer_gradients(replace(moment, batch=b), layers) for b in batches]
+        owner, n = layers.owner.to(slopes[0][0].device), len(layers)
+        pairs = itertools.combinations(slopes, 2)
+        rate = self._rate(moment)
+        after = [
+            _after_others(moment, layers, batch, slope, rate)
+            for batch, slope in zip(batches, slopes, strict=True)
+        ]
+        updated = zip(slopes, after, strict=True)
+        return {
+            "data": torch.stack([layer_cosines(a, b, owner, n) for a, b in pairs]).mean(0),
+            "parameters": torch.stack([layer_cosines(a, b, owner, n) for a, b in updated]).mean(0),
+        }
+
+    def _cut(self, moment: Moment) -> Sequence[Any]:
+        size = examples(moment.batch) // max(self.batches, 1)
+        if self.batches < 2 or size < 1:
+            raise LayerscopeError(
+                f"a batch of {examples(moment.batch)} examples cannot be cut into {self.batches}.",
+                "Choose batches between 2 and the size of the run's fixed batch.",
+            )
+        return [rows(moment.batch, i * size, (i + 1) * size) for i in range(self.batches)]
+
+    def _rate(self, moment: Moment) -> float:
+        rate = moment.learning_rate if self.learning_rate is None else self.learning_rate
+        if rate is None:
+            raise LayerscopeError(
+                "the learning rate of this run is not known.",
+                "Give the size of the step, e.g. GradientPredictiveness(learning_rate=0.1), or "
+                "record with learning_rate=... .",
+            )
+        return rate
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Both cosines over time."""
+        found: list[Figure] = []
+        for name, title in TITLES.items():
+            values, x = over_time(dataset[name])
+            found.append(
+                Lines(
+                    values,
+                    key=f"{self.slug}-{name}",
+                    title=f"Gradient predictiveness under {title}",
+                    caption="Cosine between a layer's gradient and the one it has under "
+                    f"{title}: 1 is a direction that does not change.",
+                    x=x,
+                )
+            )
+        return found
+
+
+def _after_others(
+    moment: Moment, layers: LayerMap, batch: Any, slopes: Sequence[Tensor], rate: float
+) -> list[Tensor]:
+    """Each layer's gradient where all other layers have made a step, in one flat list."""
+    assert moment.model is not None
+    assert moment.task is not None
+    now = layers.values(moment.weights)
+    stepped = {
+        name: tensor.detach() - rate * slope
+        for name, tensor, slope in zip(layers.parameter_names, now, slopes, strict=True)
+    }
+    groups = [tuple(layer.parameters) for layer in layers]
+    base = {**moment.weights, **stepped}
+    loss = shared_loss(moment.model, groups, batch, moment.task, weights=base)
+    found: list[Tensor] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for names in groups:
+            own = {name: moment.weights[name].detach().clone().requires_grad_() for name in names}
+            found += gradients(loss(own), list(own.values()))
+    return found

@@ -1,0 +1,97 @@
+"""Rates of layers out of a study's data, and the claims that several figures share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.claims import Verdict, above, all_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Decide = Callable[["xr.DataTree"], Verdict]
+
+
+def node(data: xr.DataTree, variant: str, probe: str) -> Any:
+    """The dataset of a probe whose key begins with ``probe``."""
+    found = data[variant]
+    return next(c for key, c in found.children.items() if key.startswith(probe)).to_dataset()
+
+
+def rates(data: xr.DataTree, variant: str, interval: int = 0) -> xr.DataArray:
+    """C over the first (or another) interval, (seed, layer)."""
+    return node(data, variant, "convergence")["rate"].isel(interval=interval)
+
+
+def blocks(values: xr.DataArray) -> xr.DataArray:
+    """The residual blocks only."""
+    names = [name for name in values["layer"].values if str(name).startswith("blocks.")]
+    return values.sel(layer=names)
+
+
+def first_and_last(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Values of the first and of the last residual block, (seed,)."""
+    inner = blocks(values)
+    return inner.isel(layer=0, drop=True), inner.isel(layer=-1, drop=True)
+
+
+def bias(values: xr.DataArray) -> xr.DataArray:
+    """First block less last block."""
+    first, last = first_and_last(values)
+    return first - last
+
+
+def relative_bias(values: xr.DataArray) -> xr.DataArray:
+    """Logarithm to base 2 of first block over last block; NaN where one moved away."""
+    first, last = first_and_last(values)
+    return log2((first / last).where((first > 0) & (last > 0)))
+
+
+def log2(values: xr.DataArray) -> xr.DataArray:
+    """Logarithm to base 2, coordinates kept."""
+    return values.copy(data=np.log2(values.values))
+
+
+def ordered(values: xr.DataArray, what: str, names: Sequence[str] = ()) -> Verdict:
+    """Whether values fall from each layer to the next."""
+    layers = list(names or values["layer"].values)
+    pairs = itertools.pairwise(layers)
+    return all_of(
+        {
+            f"{label(a)} - {label(b)}": above(
+                values.sel(layer=a) - values.sel(layer=b), f"{what}: {label(a)} less {label(b)}"
+            )
+            for a, b in pairs
+        }
+    )
+
+
+def label(layer: str) -> str:
+    """The paper's name of a layer of the residual network."""
+    if layer.startswith("blocks."):
+        return f"Res-Block {int(layer.partition('.')[2]) + 1}"
+    return {"input": "Layer 1", "output": "Output"}.get(layer, layer)
+
+
+def labelled(values: xr.DataArray) -> xr.DataArray:
+    """The input layer and the blocks under the paper's names."""
+    names = [n for n in values["layer"].values if n != "output"]
+    chosen = values.sel(layer=names)
+    return chosen.assign_coords(layer=[label(str(name)) for name in names])
+
+
+def when_trained(variants: Sequence[str], statistic: str, decide: Decide) -> Decide:
+    """The decision, or no decision where all runs of one of the variants diverged."""
+
+    def decided(data: xr.DataTree) -> Verdict:
+        gone = [variant for variant in variants if variant not in data.children]
+        if gone:
+            note = f"All runs of {', '.join(gone)} diverged: there is nothing to compare."
+            return Verdict("inconclusive", statistic, float("nan"), None, 0, note=note)
+        return decide(data)
+
+    return decided

@@ -1,0 +1,113 @@
+"""Responses are those of the plain functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.cases import CLASSIFY, CNN, DEEP, FCN, TIED
+from tests.reference import frequency as reference
+from torch import nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.isolation import mixed_seed, unique_state
+from layerscope.layers import LayerMap
+from layerscope.probes import ResponseFrequency, measure
+from layerscope.probes.base import Moment
+
+
+def moment(model, batch, task=CLASSIFY):
+    return Moment(0, unique_state(model), model=model, task=task, batch=batch)
+
+
+@pytest.mark.parametrize("case", [FCN, CNN], ids=lambda case: case.name)
+def test_responses_are_those_of_the_modules(case):
+    model, layers = case.model().eval(), case.map(case.model())
+    probe = ResponseFrequency(examples=5, deviation=0.1)
+    found = probe.measure(moment(model, case.batch(0)), layers)
+    seen = {}
+    for name in layers.names:
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.update({name: inputs[0].shape[1:]})
+        )
+    model(case.batch(0)[0])
+    for i, name in enumerate(layers.names):
+        generator = torch.Generator().manual_seed(mixed_seed("response", 0, name))
+        x = torch.randn((5, *seen[name]), generator=generator)
+        dx = 0.1 * torch.randn((5, *seen[name]), generator=generator)
+        with torch.no_grad():
+            expected = reference.response(model.get_submodule(name), x, dx)
+        actual = [float(found["response"][i]), float(found["relative_response"][i])]
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        3
+        * torch.linalg.qr(
+            torch.randn(6, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        )[0],
+        torch.outer(torch.arange(1.0, 5).double(), torch.tensor([1.0, -2, 0.5]).double()),
+    ],
+    ids=["orthogonal", "rank one"],
+)
+def test_a_linear_layer_has_its_closed_form(weight):
+    model = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0]))
+    with torch.no_grad():
+        model[0].weight.copy_(weight)
+    batch = (torch.randn(2, weight.shape[1]), torch.zeros(2, dtype=torch.long))
+    probe = ResponseFrequency(examples=20_000)
+    found = probe.measure(moment(model, batch), LayerMap.from_model(model, batch[0]))
+    dy, dx = reference.linear_closed_form(weight, 0.01)
+    assert float(found["response"]) == pytest.approx(dy / dx, rel=0.02)
+
+
+def test_scale_does_not_count_in_the_relative_response():
+    values = []
+    for scale in (1.0, 100.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(scale)
+        batch = (torch.randn(2, 4), torch.zeros(2, dtype=torch.long))
+        layers = LayerMap.from_model(model, batch[0])
+        values.append(ResponseFrequency().measure(moment(model, batch), layers))
+    first, second = values
+    torch.testing.assert_close(second["response"], 100 * first["response"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        second["relative_response"], first["relative_response"], rtol=1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("unit", ["block", "stage"])
+def test_blocks_and_stages(unit):
+    case = DEEP[2]
+    model = case.model().eval()
+    layers = LayerMap.from_model(model, case.batch(0)[0], unit=unit)
+    found = ResponseFrequency(examples=4).measure(moment(model, case.batch(0)), layers)
+    assert found["response"].shape == (len(layers),)
+    assert (found["response"] > 0).all()
+
+
+def test_weights_of_the_checkpoint_are_used(run):
+    found = measure(ResponseFrequency(), run, model=CNN.model(9), task=CNN.task)
+    model = run.load(CNN.model(), run.steps[-1])
+    last = ResponseFrequency().measure(moment(model, CNN.batch(0)), run.layers)
+    np.testing.assert_allclose(found["response"].isel(step=-1), last["response"], rtol=1e-5)
+    assert float(found["response"].std("step").max()) > 0
+    keys = [figure.key for figure in ResponseFrequency().figures(found)]
+    assert keys == ["response-frequency-response", "response-frequency-relative_response"]
+
+
+def test_what_cannot_be_measured_is_named():
+    model = TIED.model()
+    with pytest.raises(LayerscopeError, match="'embedding' is given no tensor of real numbers"):
+        ResponseFrequency().measure(moment(model, TIED.batch(0), TIED.task), TIED.map(model))
+    model = FCN.model()
+    layers = LayerMap.from_model(model, FCN.batch(0)[0], unit="tensor")
+    with pytest.raises(LayerscopeError, match=r"'layer1\.weight' is no module"):
+        ResponseFrequency().measure(moment(model, FCN.batch(0)), layers)
+    with pytest.raises(LayerscopeError, match="deviation is 0"):
+        ResponseFrequency(deviation=0).measure(moment(model, FCN.batch(0)), FCN.map(model))
