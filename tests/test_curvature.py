@@ -8,6 +8,7 @@ from tests.cases import CASES, DEEP
 from tests.reference import hessian as reference
 
 from layerscope.curvature import gradients, top_eigenvalue
+from layerscope.errors import DivergedError
 from layerscope.isolation import unique_state
 from layerscope.variants import shared_loss
 
@@ -47,3 +48,8 @@ def test_gradients_of_what_does_not_matter_are_zero():
     assert first.tolist() == [2, 2]
     assert not second.any()
     assert not gradients(torch.tensor(1.0), [a])[0].any()
+
+
+def test_a_hessian_that_is_not_finite_is_named():
+    with pytest.raises(DivergedError, match="not finite"):
+        top_eigenvalue(lambda w: (w["w"] * float("inf")).square().sum(), {"w": torch.ones(3)})

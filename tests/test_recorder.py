@@ -126,7 +126,7 @@ def test_probes_on_their_own_schedules(tmp_path):
 
 
 def test_flushing_at_every_step_changes_nothing(tmp_path, monkeypatch):
-    probes = {"probes": MOMENT_PROBES[-3:]}
+    probes = {"probes": MOMENT_PROBES[-4:]}
     train(FCN, 3, **options(FCN, tmp_path / "once", **probes))
     monkeypatch.setattr(recorder_module, "FLUSH_SECONDS", -1.0)
     train(FCN, 3, **options(FCN, tmp_path / "often", **probes))

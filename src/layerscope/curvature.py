@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
+
+from layerscope.errors import DivergedError, LayerscopeError
 
 Weights = Mapping[str, Tensor]
 TOLERANCE = 1e-4
@@ -40,6 +42,10 @@ def top_eigenvalue(loss: Callable[[Weights], Tensor], weights: Weights) -> float
 
     Returns:
         The eigenvalue, in units of the loss over squared units of the weights.
+
+    Raises:
+        DivergedError: The Hessian is not finite.
+        LayerscopeError: The iteration did not converge.
     """
     with torch.inference_mode(False), torch.enable_grad():
         own = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
@@ -56,17 +62,29 @@ def top_eigenvalue(loss: Callable[[Weights], Tensor], weights: Weights) -> float
 
     n = slope.numel()
     first = np.random.default_rng(0).standard_normal(n)
-    if not slope.requires_grad or not product(first).any():  # linear in these weights
+    if not slope.requires_grad:  # linear in these weights
+        return 0.0
+    if not np.isfinite(once := product(first)).all():
+        raise DivergedError(
+            "the Hessian is not finite.", "The model has diverged: measure an earlier checkpoint."
+        )
+    if not once.any():
         return 0.0
     if n == 1:
         return float(product(np.ones(1))[0])
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)  # pyright: ignore
-    values = eigsh(
-        operator,
-        1,
-        which="LA",
-        tol=TOLERANCE,  # pyright: ignore
-        v0=first,
-        return_eigenvectors=False,
-    )
+    try:
+        values = eigsh(
+            operator,
+            1,
+            which="LA",
+            tol=TOLERANCE,  # pyright: ignore
+            v0=first,
+            return_eigenvectors=False,
+        )
+    except ArpackError as error:
+        raise LayerscopeError(
+            f"the Hessian's largest eigenvalue was not found: {error}",
+            "Leave it out, e.g. LossLandscape(hessian=False).",
+        ) from error
     return float(values[0])

@@ -123,9 +123,10 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
 
     Args:
         config: The run.
-        step: The step :math:`t`, counted from 0.
+        step: The step :math:`t`, counted from 0; after the end the rate stays that of the last.
         steps_per_epoch: Steps in one epoch.
     """
+    step = min(step, config.epochs * steps_per_epoch - 1)
     passed = sum(step // steps_per_epoch >= milestone for milestone in config.milestones)
     rate = config.optimizer.learning_rate * config.decay**passed
     if step < config.warmup:

@@ -292,6 +292,11 @@ def train(
                 advance(done, total)
         assert recorder.run is not None
         outcome = evaluate(made.model, made.task, made.dataset.test)
+        if not math.isfinite(outcome["test_loss"]):
+            raise DivergedError(
+                f"the test loss of {path} is {outcome['test_loss']} after the last step.",
+                "Lower the learning rate; earlier checkpoints are kept.",
+            )
         recorder.log(**outcome)
         _note_outcome(recorder.run, made, config, outcome)
     return recorder.run

@@ -95,10 +95,11 @@ def evaluate_variants(
     """
     base = {name: t.detach() for name, t in unique_state(model).items()}
     base |= {name: t.detach() for name, t in (weights or {}).items()}
-    for index, variant in enumerate(variants):
-        _check(index, variant, base)
+    if budget < 1:
+        raise LayerscopeError(f"the budget is {budget} bytes.", "Give at least one.")
     groups: dict[frozenset[str], list[int]] = {}
     for index, variant in enumerate(variants):
+        _check(index, variant, base)
         groups.setdefault(frozenset(variant), []).append(index)
     found: list[tuple[Tensor, Tensor | None]] = []
     with isolated(model), torch.no_grad():

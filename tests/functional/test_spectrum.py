@@ -30,3 +30,8 @@ def test_more_of_the_fast_part_is_faster():
     slow, fast = torch.sin(2 * math.pi * X), torch.sin(2 * math.pi * 10 * X)
     values = mean_frequency(torch.stack([slow + a * fast for a in (0.0, 0.3, 1.0)]), SPACING)
     assert values.diff().gt(0.1).all()
+
+
+def test_a_straight_line_in_single_precision_has_none():
+    line = (0.3 * X + 1).float()
+    assert float(mean_frequency(line[None], SPACING)) == 0

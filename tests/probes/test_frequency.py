@@ -111,3 +111,33 @@ def test_what_cannot_be_measured_is_named():
         ResponseFrequency().measure(moment(model, FCN.batch(0)), layers)
     with pytest.raises(LayerscopeError, match="deviation is 0"):
         ResponseFrequency(deviation=0).measure(moment(model, FCN.batch(0)), FCN.map(model))
+
+
+class InPlace(nn.Module):
+    """A block that overwrites its input, and a layer tied to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4))])
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.blocks[0][1].weight
+
+    def forward(self, x):
+        return self.tied(self.blocks[0](x + 0))
+
+
+def test_modules_that_work_in_place_or_share_weights():
+    model, other = InPlace(), InPlace()
+    batch = (torch.randn(2, 4), torch.zeros(2, dtype=torch.long))
+    layers = LayerMap.from_model(model, batch[0], unit=["blocks.*", "tied"])
+    probe = ResponseFrequency()
+    weights = {n: w for n, w in unique_state(model).items() if n not in layers.aliases}
+    here = Moment(0, weights, model=model, task=CLASSIFY, batch=batch)
+    found = probe.measure(here, layers)
+    elsewhere = Moment(0, weights, model=other, task=CLASSIFY, batch=batch)
+    for name, values in probe.measure(elsewhere, layers).items():
+        torch.testing.assert_close(values, found[name])
+    for p in model.blocks[0]:
+        p.inplace = False
+    for name, values in probe.measure(here, layers).items():
+        torch.testing.assert_close(values, found[name])

@@ -8,7 +8,7 @@ from tests.reference.gradient import mean_gradients
 
 from layerscope.probes import GradientMagnitude, measure
 from layerscope.probes.base import Moment
-from layerscope.probes.gradient import layer_gradients
+from layerscope.probes.gradient import batch_gradients
 
 
 def moment(case, model, batch):
@@ -39,7 +39,8 @@ def test_values_from_checkpoints(run):
 def test_an_unused_parameter_has_a_zero_gradient():
     case = next(case for case in CASES if case.name == "unused")
     model = case.model()
-    gradients = layer_gradients(moment(case, model, case.batch(0)), case.map(model))
+    names = case.map(model).parameter_names
+    gradients = batch_gradients(moment(case, model, case.batch(0)), names)
     assert [bool(g.any()) for g in gradients] == [True, True, False, False, True, True]
 
 

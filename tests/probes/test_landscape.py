@@ -60,12 +60,11 @@ def test_layers_without_a_direction_are_left_out(run):
     assert list(found["layer"].values) == ["0", "4", "9"]  # not the normalisations
 
 
-def test_test_data_and_another_checkpoint(run):
-    data = [CNN.batch(5), CNN.batch(6)]
-    probe = LossLandscape(points=1, draws=0, hessian=False, examples="test", checkpoint=2)
-    found = measure(probe, run, model=CNN.model(), task=CNN.task, data=data)
+def test_another_checkpoint(run):
+    probe = LossLandscape(points=1, draws=0, hessian=False, checkpoint=2)
+    found = measure(probe, run, model=CNN.model(), task=CNN.task)
     model = run.load(CNN.model(), 2).eval()
-    loss = np.mean([mean_loss(CNN.task)(model, batch).item() for batch in data])
+    loss = mean_loss(CNN.task)(model, CNN.batch(0)).item()
     np.testing.assert_allclose(found["loss"].values, loss, rtol=1e-6)
     assert set(found.data_vars) == {"loss"}
 
@@ -73,7 +72,8 @@ def test_test_data_and_another_checkpoint(run):
 BAD = {
     "even": (LossLandscape(points=4), "points is 4"),
     "draws": (LossLandscape(draws=1), "draws is 1"),
-    "no data": (LossLandscape(examples="test"), "no test data"),
+    "radius": (LossLandscape(points=1, radius=0), "radius is 0"),
+    "budget": (LossLandscape(points=1, budget_mb=0), "budget is 0"),
     "checkpoint": (LossLandscape(points=1, checkpoint=7), "7"),
 }
 

@@ -186,3 +186,22 @@ def test_more_batches_are_all_compared():
         reference.data(model, loss, names, list(p)) for p in itertools.combinations(batches, 2)
     ]
     np.testing.assert_allclose(found["data"], np.mean(pairs, 0), atol=1e-5)
+
+
+def test_layers_that_are_not_measured_move_too():
+    model, batch = FCN.model(), FCN.batch(0)
+    probe = GradientPredictiveness(batches=2)
+    every = probe.measure(moment(model, FCN.task, batch, 2.0), FCN.map(model))
+    one = probe.measure(moment(model, FCN.task, batch, 2.0), FCN.map(model, include=["layer1"]))
+    torch.testing.assert_close(one["parameters"], every["parameters"][:1])
+    assert float(one["parameters"]) < 0.999
+
+
+def test_frozen_parameters_do_not_move():
+    model, batch = FCN.model(), FCN.batch(0)
+    probe = GradientPredictiveness(batches=2)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("layer1"))
+    found = probe.measure(moment(model, FCN.task, batch, 2.0), FCN.map(model))
+    assert float(found["parameters"][0]) == pytest.approx(1)
+    assert (found["parameters"][1:] < 0.9999).all()

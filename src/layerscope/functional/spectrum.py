@@ -21,8 +21,10 @@ def mean_frequency(values: Tensor, spacing: float) -> Float64[Tensor, " function
         spacing: Distance between samples.
 
     Returns:
-        One frequency per function in cycles per unit; 0 for a straight line.
+        One frequency per function in cycles per unit; 0 for a straight line, up to a hundred times
+        the rounding of the values' type.
     """
+    rounding = 100 * torch.finfo(values.dtype).eps
     functions = values.double()
     n = functions.shape[1]
     place = torch.linspace(-1.0, 1.0, n, dtype=torch.float64)
@@ -30,7 +32,7 @@ def mean_frequency(values: Tensor, spacing: float) -> Float64[Tensor, " function
     slope = (functions @ place)[:, None] / (place @ place)
     rest = functions - level - slope * place
     scale = functions.abs().amax(1, keepdim=True)
-    rest = torch.where(rest.abs().amax(1, keepdim=True) < 1e-9 * scale, 0.0, rest)
+    rest = torch.where(rest.abs().amax(1, keepdim=True) < rounding * scale, 0.0, rest)
     window = 0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(n, dtype=torch.float64) / n)
     power = torch.fft.rfft(rest * window).abs().square()[:, 1:]
     frequency = torch.fft.rfftfreq(n, spacing, dtype=torch.float64)[1:]

@@ -33,7 +33,8 @@ class BlockContributions(TrajectoryProbe):
     * ``contribution``: each part on evenly spaced inputs between the smallest and the largest of
       the run's fixed batch, in units of the output.
     * ``range``: its largest less its smallest value, the mean over outputs.
-    * ``frequency``: its mean frequency, in cycles per unit of the input
+    * ``frequency``: its mean frequency, in cycles per unit of the input, 0 for a block whose range
+      is below 1e-4 of the output
       (`layerscope.functional.spectrum.mean_frequency`), the mean over outputs.
 
     The model is in eval mode. Source: Section 5 and Fig. 6 of "Which Layer is Learning Faster?";
@@ -63,7 +64,6 @@ class BlockContributions(TrajectoryProbe):
         """The part of every block on evenly spaced inputs."""
         assert context.model is not None
         assert context.task is not None
-        del layers
         step = context.steps[-1] if self.checkpoint is None else self.checkpoint
         device = next(context.model.parameters()).device
         weights = dict(context.run.checkpoint(step, device))
@@ -79,7 +79,8 @@ class BlockContributions(TrajectoryProbe):
             weights=weights,
             gradients=False,
         )
-        parts = self._parts(context.model, weights, [seen[name] for name in names])
+        aliases = {alias: weights[name] for alias, name in layers.aliases.items()}
+        parts = self._parts(context.model, weights | aliases, [seen[name] for name in names])
         total = seen[self.readout].outputs[0]
         error = float((parts.sum(0) - total).abs().max() / total.abs().max().clamp_min(1e-30))
         if not error < TOLERANCE:
@@ -89,7 +90,7 @@ class BlockContributions(TrajectoryProbe):
                 "Only networks whose blocks add to one stream that an affine layer reads, with "
                 "nothing after the last addition, have such parts.",
             )
-        return self._dataset(names, x[:, 0].double(), parts.double().cpu())
+        return self._dataset(names, x.flatten().double(), parts.cpu())
 
     def _inputs(self, batch: Any) -> Tensor:
         pair = isinstance(batch, tuple | list) and len(batch) == 2
@@ -121,6 +122,8 @@ class BlockContributions(TrajectoryProbe):
         spacing = float(x[1] - x[0])
         blocks, _, outputs = parts.shape
         curves = parts.transpose(1, 2).reshape(blocks * outputs, -1)
+        idle = curves.amax(1) - curves.amin(1) < TOLERANCE * parts.sum(0).abs().max()
+        curves = curves.where(~idle[:, None], 0.0)
         frequency = mean_frequency(curves, spacing).reshape(blocks, outputs).mean(1)
         spread = (parts.amax(1) - parts.amin(1)).mean(1)
         variables: dict[str, tuple[tuple[str, ...], np.ndarray, str, str]] = {

@@ -16,6 +16,7 @@ from layerscope.figures.figure import Figure, Lines
 from layerscope.isolation import isolated, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+from layerscope.task import rows
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ class ResponseFrequency(MomentProbe):
                 'Record with layers of unit="module", "block" or "stage".',
             )
         seen = capture(
-            moment.model, moment.batch, moment.task, layers.names,
+            moment.model, rows(moment.batch, 0, 1), moment.task, layers.names,
             weights=moment.weights, gradients=False,
         )  # fmt: skip
+        aliases = {alias: moment.weights[name] for alias, name in layers.aliases.items()}
+        weights = {**moment.weights, **aliases}
         with isolated(moment.model), torch.no_grad():
             found = [
-                self._ratios(modules[name], name, moment.weights, seen[name].inputs)
+                self._ratios(modules[name], name, weights, seen[name].inputs)
                 for name in layers.names
             ]
         both = torch.tensor(found, dtype=torch.float64)
@@ -121,7 +124,9 @@ class ResponseFrequency(MomentProbe):
         change = self.deviation * torch.randn(shape, generator=generator).to(seen[0])
         prefix = f"{name}."
         own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-        y, moved = (torch.func.functional_call(module, own, (at,)) for at in (x, x + change))
+        # A module may work in place on what it is given.
+        y = torch.func.functional_call(module, own, (x.clone(),))
+        moved = torch.func.functional_call(module, own, (x + change,))
         dx, dy = _mean_norm(change), _mean_norm(moved - y)
         size = _mean_norm(y)
         relative = (dy / size) / (dx / _mean_norm(x)) if size else 0.0

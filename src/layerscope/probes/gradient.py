@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,19 +18,18 @@ from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_tim
 from layerscope.task import Program
 
 
-def layer_gradients(moment: Moment, layers: LayerMap, training: bool = False) -> list[Tensor]:
-    """Gradient of the mean loss on the fixed batch with respect to every parameter.
+def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False) -> list[Tensor]:
+    """Gradient of the mean loss on the fixed batch with respect to parameters.
 
     Evaluated at ``moment.weights`` through a functional call, so that neither the model nor its
     ``.grad`` is touched; a frozen parameter has a gradient too, an unused one has zeros.
 
     Returns:
-        One gradient per name in ``layers.parameter_names``.
+        One gradient per name.
     """
     assert moment.model is not None
     assert moment.task is not None
     program = Program(moment.model, moment.task)
-    names = layers.parameter_names
     with isolated(moment.model, training), torch.inference_mode(False), torch.enable_grad():
         parameters = {name for name, _ in moment.model.named_parameters()}
         weights = {
@@ -73,7 +72,7 @@ class GradientMagnitude(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Mean absolute gradient of every layer at this moment."""
-        gradients = layer_gradients(moment, layers, self.mode == "train")
+        gradients = batch_gradients(moment, layers.parameter_names, self.mode == "train")
         owner = layers.owner.to(gradients[0].device)
         total = layer_norms(gradients, owner, len(layers), 1.0)
         size = torch.tensor([layer.n_parameters for layer in layers], device=total.device)

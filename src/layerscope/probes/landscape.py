@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from layerscope.variants import evaluate_variants, shared_loss
 
 Direction = Mapping[str, Tensor]
 SHARPNESS = {
-    "increase": ("mean rise of the loss", "loss"),
-    "increase_deviation": ("its deviation over directions", "loss"),
+    "increase": ("mean rise of the loss", ""),
+    "increase_deviation": ("its deviation over directions", ""),
     "curvature": ("largest eigenvalue of the Hessian", "loss / weight^2"),
 }
 
@@ -43,19 +43,6 @@ class _Displaced(Sequence[dict[str, Tensor]]):
 
 
 @dataclass(frozen=True)
-class _Joined(Sequence[dict[str, Tensor]]):
-    """Several sequences of equal length, one after the other."""
-
-    parts: Sequence[Sequence[dict[str, Tensor]]]
-
-    def __len__(self) -> int:
-        return len(self.parts) * len(self.parts[0])
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:  # pyright: ignore
-        return self.parts[index // len(self.parts[0])][index % len(self.parts[0])]
-
-
-@dataclass(frozen=True)
 class LossLandscape(TrajectoryProbe):
     r"""Loss of the network while one layer is moved away from its weights, the others fixed.
 
@@ -69,7 +56,9 @@ class LossLandscape(TrajectoryProbe):
     * ``curvature``: the largest eigenvalue of the Hessian of the loss with respect to all
       parameters of the layer, by Lanczos iteration.
 
-    The loss is the mean over the chosen examples, the model in eval mode. Source: Section 4 of
+    The loss is the mean over the run's fixed batch of training examples, the model in eval mode.
+    Layers are measured one after the other; the Hessian needs the memory of a backward pass that is
+    itself differentiated, over the whole batch. Source: Section 4 of
     "Which Layer is Learning Faster?"; the two numbers are beyond the paper, which judges pictures.
 
     Attributes:
@@ -79,8 +68,6 @@ class LossLandscape(TrajectoryProbe):
         radius: Radius at which the rise of the loss is averaged.
         draws: Directions it is averaged over; 0 leaves it out.
         hessian: Whether to compute ``curvature``.
-        examples: ``"batch"``: the run's fixed batch of training examples; ``"test"``: the test
-            set. The Hessian is always that on the fixed batch.
         seed: Seed of the directions, mixed with the run's.
         budget_mb: Memory for activations, in MiB.
     """
@@ -91,7 +78,6 @@ class LossLandscape(TrajectoryProbe):
     radius: float = 0.5
     draws: int = 10
     hessian: bool = True
-    examples: Literal["batch", "test"] = "batch"
     seed: int = 0
     budget_mb: int = 1024
 
@@ -108,36 +94,31 @@ class LossLandscape(TrajectoryProbe):
         """Surface, rise at the radius and curvature of every layer."""
         assert context.model is not None
         assert context.task is not None
-        self._check(context)
+        self._check()
         device = next(context.model.parameters()).device
         weights = dict(context.run.checkpoint(self._step(context), device))
-        variants = _Joined([self._around(weights, names, context) for names in _names(layers)])
-        losses = evaluate_variants(
-            context.model,
-            variants,
-            [context.batch] if self.examples == "batch" else context.data,
-            context.task,
-            weights=weights,
-            budget=self.budget_mb * 2**20,
-        ).losses.mean(1)
-        table = losses.reshape(len(layers), -1).cpu()
+        rows = [self._losses(context, weights, names) for names in _names(layers)]
+        table = torch.stack(rows)
         surface = table[:, : self.points**2].reshape(-1, self.points, self.points)
         middle = self.points // 2
         rise = table[:, self.points**2 :] - surface[:, middle, middle, None]
         values = {"increase": rise.mean(1), "increase_deviation": rise.std(1)} if self.draws else {}
         if self.hessian:
-            values["curvature"] = self._curvature(context, layers, weights)
+            found = [self._curvature(context, weights, names) for names in _names(layers)]
+            values["curvature"] = torch.tensor(found, dtype=torch.float64)
         return self._dataset(layers, surface, values)
 
-    def _check(self, context: Trajectory) -> None:
+    def _check(self) -> None:
         if self.points < 1 or self.points % 2 == 0:
             raise LayerscopeError(
                 f"points is {self.points}.", "An odd number has the trained layer in its middle."
             )
         if self.draws < 0 or self.draws == 1:
             raise LayerscopeError(f"draws is {self.draws}.", "Choose 0, or at least 2.")
-        if self.examples == "test" and context.data is None:
-            raise LayerscopeError("there are no test data.", 'Pass data=..., or examples="batch".')
+        if not self.extent > 0 or not self.radius > 0:
+            raise LayerscopeError(
+                f"extent is {self.extent}, radius is {self.radius}.", "Both must be positive."
+            )
 
     def _step(self, context: Trajectory) -> int:
         return context.steps[-1] if self.checkpoint is None else self.checkpoint
@@ -160,19 +141,31 @@ class LossLandscape(TrajectoryProbe):
         moves += [((direction,), (self.radius,)) for direction in directions[2:]]
         return _Displaced(own, moves)
 
-    def _curvature(self, context: Trajectory, layers: LayerMap, weights: Direction) -> Tensor:
+    def _losses(self, context: Trajectory, weights: Direction, names: Sequence[str]) -> Tensor:
+        """Mean loss at every place around one layer."""
         assert context.model is not None
         assert context.task is not None
-        groups = list(_names(layers))
-        loss = shared_loss(context.model, groups, context.batch, context.task, weights=weights)
-        found = [top_eigenvalue(loss, {name: weights[name] for name in g}) for g in groups]
-        return torch.tensor(found, dtype=torch.float64)
+        found = evaluate_variants(
+            context.model,
+            self._around(weights, names, context),
+            [context.batch],
+            context.task,
+            weights=weights,
+            budget=self.budget_mb * 2**20,
+        )
+        return found.losses.mean(1).cpu()
+
+    def _curvature(self, context: Trajectory, weights: Direction, names: Sequence[str]) -> float:
+        assert context.model is not None
+        assert context.task is not None
+        loss = shared_loss(context.model, [names], context.batch, context.task, weights=weights)
+        return top_eigenvalue(loss, {name: weights[name] for name in names})
 
     def _dataset(
         self, layers: LayerMap, surface: Tensor, values: Mapping[str, Tensor]
     ) -> xr.Dataset:
         dims = ("layer", "beta1", "beta2")
-        attributes = {"long_name": "loss", "units": "loss", "source": self.source}
+        attributes = {"long_name": "loss", "units": "", "source": self.source}
         variables: dict[str, Any] = {"loss": (dims, surface.numpy(), attributes)}
         for name, found in values.items():
             long_name, units = SHARPNESS[name]

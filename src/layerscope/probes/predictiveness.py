@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerscope.curvature import gradients
 from layerscope.errors import LayerscopeError
@@ -17,7 +17,7 @@ from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.similarity import layer_cosines
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
-from layerscope.probes.gradient import layer_gradients
+from layerscope.probes.gradient import batch_gradients
 from layerscope.task import examples, rows
 from layerscope.variants import shared_loss
 
@@ -37,9 +37,10 @@ class GradientPredictiveness(MomentProbe):
       :math:`\theta - \eta\, G(x)` and layer :math:`l` has not.
 
     Between -1 and 1, unitless; 0 where a gradient vanishes. The model is in eval mode. The step is
-    plain gradient descent, which is the update of SGD without momentum. Source: Definition 4.1 of
-    "Which Layer is Learning Faster?", whose norm in the numerator is a misprint; not the measure of
-    Santurkar et al., in which only the preceding layers are updated.
+    plain gradient descent over all parameters that are trained: the update of SGD without momentum
+    and weight decay, and not that of other optimisers, whose rates mean something else. Source:
+    Definition 4.1 of "Which Layer is Learning Faster?", whose norm in the numerator is a misprint;
+    not the measure of Santurkar et al., in which only the preceding layers are updated.
 
     Attributes:
         batches: Into how many batches the fixed batch is cut, at least 2.
@@ -68,15 +69,19 @@ class GradientPredictiveness(MomentProbe):
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Both cosines of every layer at this moment."""
         batches = self._cut(moment)
-        slopes = [layer_gradients(replace(moment, batch=b), layers) for b in batches]
-        owner, n = layers.owner.to(slopes[0][0].device), len(layers)
-        pairs = itertools.combinations(slopes, 2)
+        names = _moving(moment.model, layers)
+        every = [
+            dict(zip(names, batch_gradients(replace(moment, batch=b), names), strict=True))
+            for b in batches
+        ]
         rate = self._rate(moment)
+        slopes = [layers.values(slope) for slope in every]
         after = [
             _after_others(moment, layers, batch, slope, rate)
-            for batch, slope in zip(batches, slopes, strict=True)
+            for batch, slope in zip(batches, every, strict=True)
         ]
-        updated = zip(slopes, after, strict=True)
+        owner, n = layers.owner.to(slopes[0][0].device), len(layers)
+        pairs, updated = itertools.combinations(slopes, 2), zip(slopes, after, strict=True)
         return {
             "data": torch.stack([layer_cosines(a, b, owner, n) for a, b in pairs]).mean(0),
             "parameters": torch.stack([layer_cosines(a, b, owner, n) for a, b in updated]).mean(0),
@@ -96,8 +101,8 @@ class GradientPredictiveness(MomentProbe):
         if rate is None:
             raise LayerscopeError(
                 "the learning rate of this run is not known.",
-                "Give the size of the step, e.g. GradientPredictiveness(learning_rate=0.1), or "
-                "record with learning_rate=... .",
+                "Give the size of the step, e.g. GradientPredictiveness(learning_rate=0.1); a "
+                "Recorder that measures live takes learning_rate=....",
             )
         return rate
 
@@ -119,16 +124,24 @@ class GradientPredictiveness(MomentProbe):
         return found
 
 
+def _moving(model: nn.Module | None, layers: LayerMap) -> list[str]:
+    """Parameters that training moves, and those of the measured layers."""
+    assert model is not None
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return list(dict.fromkeys([*trained, *layers.parameter_names]))
+
+
 def _after_others(
-    moment: Moment, layers: LayerMap, batch: Any, slopes: Sequence[Tensor], rate: float
+    moment: Moment, layers: LayerMap, batch: Any, slopes: Mapping[str, Tensor], rate: float
 ) -> list[Tensor]:
     """Each layer's gradient where all other layers have made a step, in one flat list."""
     assert moment.model is not None
     assert moment.task is not None
-    now = layers.values(moment.weights)
+    trained = {name for name, p in moment.model.named_parameters() if p.requires_grad}
     stepped = {
-        name: tensor.detach() - rate * slope
-        for name, tensor, slope in zip(layers.parameter_names, now, slopes, strict=True)
+        name: moment.weights[name].detach() - rate * slope
+        for name, slope in slopes.items()
+        if name in trained
     }
     groups = [tuple(layer.parameters) for layer in layers]
     base = {**moment.weights, **stepped}

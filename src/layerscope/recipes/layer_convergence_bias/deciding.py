@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,10 +46,17 @@ def bias(values: xr.DataArray) -> xr.DataArray:
     return first - last
 
 
+def contrast(more: xr.DataArray, less: xr.DataArray) -> xr.DataArray:
+    """``(more - less) / (|more| + |less|)``: between -1 and 1, whatever the signs."""
+    return (more - less) / (abs(more) + abs(less))
+
+
 def relative_bias(values: xr.DataArray) -> xr.DataArray:
-    """Logarithm to base 2 of first block over last block; NaN where one moved away."""
-    first, last = first_and_last(values)
-    return log2((first / last).where((first > 0) & (last > 0)))
+    """Contrast of first and last block: 0 for equal rates, 1/3 for twice the rate.
+
+    Also where a block moves away from its final weights, which a ratio of rates would lose.
+    """
+    return contrast(*first_and_last(values))
 
 
 def log2(values: xr.DataArray) -> xr.DataArray:
@@ -84,14 +92,34 @@ def labelled(values: xr.DataArray) -> xr.DataArray:
     return chosen.assign_coords(layer=[label(str(name)) for name in names])
 
 
-def when_trained(variants: Sequence[str], statistic: str, decide: Decide) -> Decide:
-    """The decision, or no decision where all runs of one of the variants diverged."""
+def when_trained(variants: Sequence[str], statistic: str, decide: Decide, planned: int) -> Decide:
+    """The decision, with a word on runs that diverged.
+
+    No decision where more than half of the runs of one of the variants diverged: those that are
+    left are not a sample of what was planned.
+
+    Args:
+        variants: What is compared.
+        statistic: What the decision rests on, for a verdict without one.
+        decide: From data to verdict.
+        planned: Seeds of every variant.
+    """
 
     def decided(data: xr.DataTree) -> Verdict:
-        gone = [variant for variant in variants if variant not in data.children]
-        if gone:
-            note = f"All runs of {', '.join(gone)} diverged: there is nothing to compare."
+        left = {v: _seeds(data, v) for v in variants}
+        gone = [f"{planned - n} of {planned} runs of {v} diverged" for v, n in left.items()
+                if n < planned]  # fmt: skip
+        note = "; ".join(gone) + "." if gone else ""
+        if any(2 * n < planned for n in left.values()):
             return Verdict("inconclusive", statistic, float("nan"), None, 0, note=note)
-        return decide(data)
+        verdict = decide(data)
+        return replace(verdict, note=" ".join(part for part in (verdict.note, note) if part))
 
     return decided
+
+
+def _seeds(data: xr.DataTree, variant: str) -> int:
+    """Runs of a variant that were measured."""
+    if variant not in data.children:
+        return 0
+    return next(iter(data[variant].children.values())).sizes["seed"]

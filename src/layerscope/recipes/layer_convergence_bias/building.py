@@ -1,0 +1,104 @@
+"""What the recipes on images share: studies, claims of one difference, convergence curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from layerscope.config import RunConfig
+from layerscope.recipes.layer_convergence_bias.networks import (
+    SEEDS,
+)
+from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerscope.claims import Claim, Verdict
+    from layerscope.figures.figure import Figure
+    from layerscope.probes import Probe
+    from layerscope.study import Scale, Study
+
+
+def make_study(
+    scale: Scale,
+    figure: str,
+    title: str,
+    summary: str,
+    variants: Mapping[str, RunConfig],
+    probes: Sequence[Probe],
+    claims: Sequence[Claim],
+    figures: Callable[[xr.DataTree], list[Figure]],
+    source: str = "",
+) -> Study:
+    """A study of this paper at the scale's seeds."""
+    from layerscope.study import Study
+
+    return Study(
+        name=f"layer_convergence_bias.{figure}",
+        title=title,
+        source=source or f"{PAPER} {figure.replace('fig', 'Fig. ')}",
+        summary=summary,
+        scale=scale,
+        variants=variants,
+        seeds=SEEDS[scale],
+        probes=tuple(probes),
+        claims=tuple(claims),
+        figures=figures,
+    )
+
+
+def curves(
+    data: xr.DataTree, titles: Mapping[str, str], scale: Scale, only: Sequence[str] = ()
+) -> list[Figure]:
+    """Convergence over epochs of every variant."""
+    from layerscope.figures.figure import Lines
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    def chosen(values: xr.DataArray) -> xr.DataArray:
+        names = [name for name in only if name in values["layer"].values]
+        return values.sel(layer=names) if names else values
+
+    return [
+        Lines(
+            chosen(deciding.node(data, variant, "convergence")["curve"]).swap_dims(step="epoch"),
+            key=f"convergence-{variant}",
+            title=title + suffix(scale),
+            caption="Distance to the final weights over the distance at initialisation; mean and "
+            "95% interval over seeds.",
+            x="epoch",
+        )
+        for variant, title in titles.items()
+    ]
+
+
+def difference(
+    probe: str, variable: str, variant: str, more: str, less: str, interval: int | None = None
+) -> Callable[[xr.DataTree], xr.DataArray]:
+    """One layer's value less another's, (seed,)."""
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    def effect(data: xr.DataTree) -> xr.DataArray:
+        values = deciding.node(data, variant, probe)[variable]
+        if interval is not None:
+            values = values.isel(interval=interval)
+        return values.sel(layer=more, drop=True) - values.sel(layer=less, drop=True)
+
+    return effect
+
+
+def make_claim(
+    name: str,
+    text: str,
+    source: str,
+    effect: Callable[[xr.DataTree], xr.DataArray],
+    statistic: str,
+    threshold: float = 0.0,
+) -> Claim:
+    """A claim that holds where an effect exceeds a threshold."""
+    from layerscope.claims import Claim, above
+
+    def decide(data: xr.DataTree) -> Verdict:
+        return above(effect(data), statistic, threshold)
+
+    return Claim(name, text, f"{PAPER} {source}", decide)

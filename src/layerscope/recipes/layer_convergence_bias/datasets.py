@@ -1,0 +1,227 @@
+"""ResNet-50 and VGG-19 on other images, and transfer: Fig. 8e-h, 10 and 17."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from layerscope.config import Start
+from layerscope.recipes.layer_convergence_bias.building import (
+    curves,
+    difference,
+    make_claim,
+    make_study,
+)
+from layerscope.recipes.layer_convergence_bias.networks import (
+    DEEP,
+    FAMILIES,
+    NAMES,
+    SHALLOW,
+    Family,
+    imagenet,
+    landscape_probe,
+    other,
+    reduced,
+)
+from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerscope.figures.figure import Figure
+    from layerscope.study import Scale, Study
+
+
+def fig8e(scale: Scale) -> Study:
+    """On simpler images the deepest layers converge faster.
+
+    Fig. 8 (e-h): CIFAR-10 against CIFAR-100, 100 epochs. At ``small`` Tiny ImageNet, with 200
+    classes, stands in for CIFAR-100.
+    """
+    from layerscope.probes import Convergence
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    harder = "cifar100" if scale == "paper" else "tiny_imagenet"
+    sets = {"simple": "cifar10", "complex": harder}
+    variants = {
+        f"{family}-{kind}": other(scale, family, name)
+        for family in FAMILIES
+        for kind, name in sets.items()
+    }
+    epochs = next(iter(variants.values())).epochs
+    until = max(1, epochs // 5)
+    last = {"resnet50": "stage4", "vgg19": "fc1"}
+
+    def faster(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
+        def effect(data: xr.DataTree) -> xr.DataArray:
+            simple, hard = (
+                deciding.rates(data, f"{family}-{kind}").sel(layer=last[family], drop=True)
+                for kind in sets
+            )
+            return simple - hard
+
+        return effect
+
+    titles = {
+        f"{family}-{kind}": f"{NAMES[family]}, {name}"
+        for family in FAMILIES
+        for kind, name in sets.items()
+    }
+    data_text = "Tiny ImageNet in place of CIFAR-100 (VGG-19 at 32x32)"
+    return make_study(
+        scale,
+        "fig8e",
+        "Do the deepest layers converge faster on simpler images?",
+        "Two networks on a set of ten classes and one of many. "
+        + reduced(scale, data_text, epochs),
+        variants,
+        (Convergence(intervals=((0, until),)),),
+        [
+            make_claim(
+                family,
+                f"{NAMES[family]}: {last[family]} converges faster on the simpler set over the "
+                f"first {until} epochs.",
+                "Fig. 8 (e-h), Section 5",
+                faster(family),
+                "C, simple less complex set",
+            )
+            for family in FAMILIES
+        ],
+        lambda data: curves(data, titles, scale),
+        source=f"{PAPER} Fig. 8 (e-h)",
+    )
+
+
+def fig17(scale: Scale) -> Study:
+    """Harder data sets with few images per class: the bias roughly holds.
+
+    Fig. 17: ResNet-50 and VGG-19 on FGVC Aircraft, Caltech-101, CUB-200 and DomainNet painting,
+    learning rate 0.01. At ``small`` MNIST, Fashion-MNIST, CIFAR-10 and Tiny ImageNet stand in, and
+    ResNet-50 alone.
+    """
+    from layerscope.probes import Convergence
+
+    paper = scale == "paper"
+    sets = (
+        ("aircraft", "caltech101", "cub200", "domainnet")
+        if paper
+        else ("mnist", "fashion_mnist", "cifar10", "tiny_imagenet")
+    )
+    families = FAMILIES if paper else FAMILIES[:1]
+    variants = {
+        f"{family}-{name}": other(scale, family, name) for family in families for name in sets
+    }
+    epochs = next(iter(variants.values())).epochs
+    until = max(1, epochs // 5)
+    titles = {
+        f"{family}-{name}": f"{NAMES[family]}, {name}" for family in families for name in sets
+    }
+    text = "MNIST, Fashion-MNIST, CIFAR-10 and Tiny ImageNet in place of the paper's four sets"
+    return make_study(
+        scale,
+        "fig17",
+        "Does the bias hold on harder images?",
+        "Convergence of layers on four data sets. " + reduced(scale, text, epochs),
+        variants,
+        (Convergence(intervals=((0, until),)),),
+        [
+            make_claim(
+                f"{family}-{name}",
+                f"{NAMES[family]}, {name}: {SHALLOW[family]} converges faster than {DEEP[family]} "
+                f"over the first {until} epochs.",
+                "Fig. 17, Appendix A.4",
+                difference(
+                    "convergence", "rate", f"{family}-{name}", SHALLOW[family], DEEP[family], 0
+                ),
+                f"C({SHALLOW[family]}) - C({DEEP[family]})",
+            )
+            for family in families
+            for name in sets
+        ],
+        lambda data: curves(data, titles, scale),
+    )
+
+
+def fig10(scale: Scale) -> Study:
+    """Transfer: a pre-trained network's deepest stage converges fastest, in a flatter landscape.
+
+    Fig. 10: ResNet-50 on Flowers from scratch and pre-trained on ImageNet. One pre-trained network
+    serves all seeds; its classifier is drawn anew. At ``small`` it is pre-trained on Tiny ImageNet
+    and fine-tuned on CIFAR-10.
+    """
+    from layerscope.figures.figure import Bars
+    from layerscope.probes import Convergence
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    paper = scale == "paper"
+    scratch = other(scale, "resnet50", "flowers102" if paper else "cifar10")
+    start = Start(run=imagenet(scale, "resnet50"), fresh=("final_linear.*",))
+    variants = {"scratch": scratch, "transfer": replace(scratch, start=start)}
+    until = max(1, scratch.epochs // 5)
+
+    def faster(data: xr.DataTree) -> xr.DataArray:
+        rate = deciding.rates(data, "transfer")
+        others = rate.sel(layer=["stage1", "stage2", "stage3"]).max("layer")
+        return rate.sel(layer="stage4", drop=True) - others
+
+    def flatter(data: xr.DataTree) -> xr.DataArray:
+        rise = {
+            name: deciding.node(data, name, "loss_landscape")["increase"].sel(
+                layer="stage4", drop=True
+            )
+            for name in variants
+        }
+        return deciding.contrast(rise["scratch"], rise["transfer"])
+
+    def figures(data: xr.DataTree) -> list[Figure]:
+        titles = {"scratch": "From scratch", "transfer": "Pre-trained"}
+        return [
+            *curves(data, titles, scale),
+            *(
+                Bars(
+                    deciding.node(data, name, "loss_landscape")["increase"],
+                    key=f"increase-{name}",
+                    title=f"{title}: rise of the loss{suffix(scale)}",
+                    caption="Mean rise of the loss at half a layer's length; mean and 95% interval "
+                    "over seeds.",
+                )
+                for name, title in titles.items()
+            ),
+        ]
+
+    text = "pre-trained on Tiny ImageNet, fine-tuned on CIFAR-10"
+    return make_study(
+        scale,
+        "fig10",
+        "What does pre-training change?",
+        "ResNet-50 from scratch and pre-trained. " + reduced(scale, text, scratch.epochs),
+        variants,
+        (Convergence(intervals=((0, until),)), landscape_probe(scale, hessian=False)),
+        (
+            make_claim(
+                "deepest",
+                "Pre-trained, stage 4 converges faster than all other stages over the first "
+                f"{until} epochs.",
+                "Fig. 10, Section 6.2",
+                faster,
+                "C(stage 4) less the largest C of the other stages",
+            ),
+            make_claim(
+                "scratch",
+                "From scratch, stage 1 converges faster than stage 4 over the first "
+                f"{until} epochs.",
+                "Fig. 10, Section 6.2",
+                difference("convergence", "rate", "scratch", "stage1", "stage4", 0),
+                "C(stage 1) - C(stage 4)",
+            ),
+            make_claim(
+                "flatter",
+                "Stage 4 ends in a flatter landscape pre-trained than from scratch.",
+                "Fig. 10, Section 6.2",
+                flatter,
+                "rise of the loss, (scratch - pre-trained) / their sum",
+            ),
+        ),
+        figures,
+    )

@@ -1,0 +1,146 @@
+"""The convolutional networks and transformers of the paper, and what the smaller scales reduce.
+
+From Appendix A.1: ResNet-50 and VGG-19 on ImageNet, SGD, 120 epochs, learning rate 0.1, 0.01 from
+epoch 50 and 0.001 from epoch 100, batch 256, weight decay 1e-4. ViTs of 12 encoders and basic width
+256, 200 epochs of Adam, 10,000 steps of warm-up to 3e-4 and a cosine, batch 256, weight decay 1e-4.
+Other data sets: 100 epochs of SGD, learning rate 0.01 with a cosine, batch 128, weight decay 1e-4.
+
+Left open by the paper and read here so: momentum is 0.9; VGG-19 has batch normalisation, without
+which it does not train at 0.1; images are padded, cropped and flipped; an encoder's width is that
+of its feed-forward part, which gives all three ViTs the same number of parameters (9.9 million, as
+Table 2 says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from layerscope.config import (
+    SGD,
+    VGG,
+    Adam,
+    DataConfig,
+    Digits,
+    Images,
+    OptimizerConfig,
+    ResNet,
+    RunConfig,
+    ViT,
+)
+
+if TYPE_CHECKING:
+    from layerscope.probes import LossLandscape
+    from layerscope.study import Scale
+
+Family = Literal["resnet50", "vgg19"]
+FAMILIES: tuple[Family, ...] = ("resnet50", "vgg19")
+NAMES: Mapping[str, str] = {"resnet50": "ResNet-50", "vgg19": "VGG-19"}
+SHALLOW = {"resnet50": "stage1", "vgg19": "conv1"}
+DEEP = {"resnet50": "stage4", "vgg19": "conv13"}
+"""The layers that the paper compares (of VGG-19 also layer 17, the first fully connected one)."""
+SEEDS: Mapping[Scale, tuple[int, ...]] = {
+    "paper": (0, 1, 2, 3, 4),
+    "small": (0, 1, 2),
+    "smoke": (0, 1),
+}
+EPOCHS: Mapping[Scale, int] = {"paper": 120, "small": 24, "smoke": 2}
+READING = "momentum 0.9, VGG-19 with batch normalisation, images cropped and flipped"
+REDUCED: Mapping[Scale, str] = {
+    "paper": f"The paper's settings; not stated there and read here so: {READING}.",
+    "small": "Reduced: {data}, channels / 8, {epochs} epochs (the schedule in proportion) on 4,000 "
+    "images of {size}x{size} pixels, tested on 1,000, batch 64, no augmentation.",
+    "smoke": "A smoke test of 2 epochs on the embedded digits; not an experiment.",
+}
+
+
+def reduced(scale: Scale, data: str, epochs: int, size: int = 16) -> str:
+    """What a scale changes of the paper's settings, for captions."""
+    return REDUCED[scale].format(data=data, epochs=epochs, size=size)
+
+
+def images(scale: Scale, name: str, size: int = 16) -> DataConfig:
+    """A data set, at the smaller scales a subset of small images."""
+    if scale == "smoke":
+        return Digits(image_size=32 if size == 32 else 8)
+    if scale == "paper":
+        return Images(name)
+    return Images(name, limit=4000, test_limit=1000, image_size=size)
+
+
+def model(scale: Scale, family: Family, large: bool = True) -> ResNet | VGG:
+    """ResNet-50 or VGG-19, narrow at the smaller scales."""
+    width = {"paper": 1.0, "small": 1 / 8, "smoke": 1 / 16}[scale]
+    stem: Literal["cifar", "imagenet"] = "imagenet" if scale == "paper" and large else "cifar"
+    if family == "vgg19":
+        return VGG(19, batch_norm=True, width=width, stem=stem)
+    return ResNet(50, version=1, width=width, stem=stem)
+
+
+def size_of(family: Family) -> int:
+    """Side of the reduced images: a VGG halves five times and needs 32 pixels."""
+    return 32 if family == "vgg19" else 16
+
+
+def imagenet(scale: Scale, family: Family) -> RunConfig:
+    """Training on ImageNet; at ``small`` on Tiny ImageNet."""
+    epochs = EPOCHS[scale]
+    name = "imagenet" if scale == "paper" else "tiny_imagenet"
+    return RunConfig(
+        model=model(scale, family),
+        data=images(scale, name, size_of(family)),
+        optimizer=SGD(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
+        milestones=tuple(sorted({max(1, epochs * 50 // 120), max(1, epochs * 100 // 120)})),
+        epochs=epochs,
+        batch_size=256 if scale == "paper" else 64,
+        augmentation="crop_flip" if scale == "paper" else "none",
+        unit="stage" if family == "resnet50" else "family",
+        probe_batch=32 if scale == "smoke" else 128,
+    )
+
+
+def other(scale: Scale, family: Family, name: str, epochs: int = 16) -> RunConfig:
+    """Training on another data set: learning rate 0.01 with a cosine."""
+    return replace(
+        imagenet(scale, family),
+        model=model(scale, family, large=name not in ("cifar10", "cifar100")),
+        data=images(scale, name, size_of(family)),
+        optimizer=SGD(learning_rate=0.01, momentum=0.9, weight_decay=1e-4),
+        milestones=(),
+        schedule="cosine",
+        epochs={"paper": 100, "small": epochs, "smoke": 2}[scale],
+        batch_size=128 if scale == "paper" else 32,
+    )
+
+
+def vit(
+    scale: Scale, expansions: tuple[int, ...], optimizer: OptimizerConfig | None = None
+) -> RunConfig:
+    """A ViT with a feed-forward width per encoder, on ImageNet or, reduced, CIFAR-10."""
+    paper = scale == "paper"
+    return RunConfig(
+        model=ViT(
+            patch_size=16 if paper else 4,
+            width={"paper": 256, "small": 64, "smoke": 16}[scale],
+            heads=8 if paper else 4,
+            expansions=expansions,
+        ),
+        data=images(scale, "imagenet" if paper else "cifar10"),
+        optimizer=optimizer or Adam(learning_rate=3e-4, weight_decay=1e-4),
+        schedule="cosine",
+        warmup={"paper": 10_000, "small": 60, "smoke": 4}[scale],
+        epochs={"paper": 200, "small": 16, "smoke": 2}[scale],
+        batch_size=256 if paper else 64,
+        augmentation="crop_flip" if paper else "none",
+        probe_batch=32 if scale == "smoke" else 128,
+    )
+
+
+def landscape_probe(scale: Scale, hessian: bool = True) -> LossLandscape:
+    """Landscapes of every layer: coarser at the smaller scales."""
+    from layerscope.probes import LossLandscape
+
+    if scale == "smoke":
+        return LossLandscape(points=3, draws=2, hessian=hessian)
+    return LossLandscape(points=21 if scale == "paper" else 11, hessian=hessian)
