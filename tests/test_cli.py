@@ -179,7 +179,7 @@ def test_damaged_runs_are_said_to_be(broken, capsys, damage, message):
 
 BAD = {
     "command": (["trian"], "Did you mean 'train'"),
-    "recipe": (["run", "layer_convergence_bias.fig1b"], "Did you mean"),
+    "recipe": (["run", "layer_convergence_bias.fig1c"], "Did you mean"),
     "probe": (["measure", "weight_chang", "x"], "Did you mean 'weight_change'"),
     "model": (["train", "--model", "fnc"], "Did you mean 'fcn'"),
     "data set": (["train", "--data", "mnits"], "Did you mean 'mnist'"),

@@ -27,7 +27,10 @@ def recorded(case, path):
     return Run.open(path)
 
 
-@pytest.mark.parametrize("case", [FCN, CNN, DEEP[0], DEEP[2]], ids=lambda case: case.name)
+SURFACES = (FCN, CNN, DEEP[0], pytest.param(DEEP[2], marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize("case", SURFACES, ids=lambda case: getattr(case, "name", None))
 def test_surface_and_rise_are_those_of_the_plain_loops(case, tmp_path):
     run = recorded(case, tmp_path / "run")
     found = measure(PROBE, run, model=case.model(), task=case.task)

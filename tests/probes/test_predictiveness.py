@@ -69,7 +69,12 @@ def test_values_are_those_of_one_pass_per_layer(case):
     compare(case)
 
 
-@pytest.mark.parametrize("case", DEEP[1:], ids=lambda case: case.name)
+RESNETS = [pytest.param(case, marks=pytest.mark.slow) for case in DEEP[1:3]]
+
+
+@pytest.mark.parametrize(
+    "case", [*RESNETS, *DEEP[3:]], ids=lambda case: getattr(case, "name", None)
+)
 def test_values_of_deep_networks(case):
     found = compare(case, rate=1.0)
     assert float(found["parameters"].min()) < 0.9  # such a step does change gradients
