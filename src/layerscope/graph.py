@@ -147,7 +147,8 @@ class Graph:
         values: Values = {self.weights[name]: weights[name] for name in self.names}
         values |= dict(zip(self.inputs, tensors, strict=True)) | self.constants
         kept = set(values).union(*(self.frontier(group) for group in groups))
-        wanted = [node for node in self.operators if node in self._ancestors(kept)]
+        needed = self._ancestors(kept)
+        wanted = [node for node in self.operators if node in needed]
         self._run(wanted, values, kept)
         return values
 

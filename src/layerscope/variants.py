@@ -194,6 +194,7 @@ class _Engine:
         self._graphs: dict[Any, Graph] = {}
         self._on_cpu = next(iter(base.values())).device.type == "cpu"
         self._size: int | None = None
+        self._widths: dict[tuple[int, frozenset[str]], int] = {}
 
     def graph(self, batch: Any) -> Graph:
         """The graph for batches of this shape."""
@@ -230,11 +231,18 @@ class _Engine:
         self, graph: Graph, changed: frozenset[str], members: list[int]
     ) -> Iterator[list[int]]:
         """Variants to evaluate together: as many as the budget allows and the cache holds."""
-        spare = self.budget - graph.held_bytes(list(self.groups))
-        most = min(spare, CACHE) if self._on_cpu else spare
-        width = max(1, most // max(graph.variant_bytes(changed), 1))
+        width = self._width(graph, changed)
         for start in range(0, len(members), width):
             yield members[start : start + width]
+
+    def _width(self, graph: Graph, changed: frozenset[str]) -> int:
+        """How many variants of a group run together; the same for every batch of a shape."""
+        key = (id(graph), changed)
+        if key not in self._widths:
+            spare = self.budget - graph.held_bytes(list(self.groups))
+            most = min(spare, CACHE) if self._on_cpu else spare
+            self._widths[key] = max(1, most // max(graph.variant_bytes(changed), 1))
+        return self._widths[key]
 
     def _judge(self, output: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
         losses = self.task.losses(output, batch).double()

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.curvature import gradients
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_norms
 from layerscope.isolation import isolated
@@ -38,8 +39,7 @@ def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False
         }
         wanted = [weights[f"model.{name}"].requires_grad_() for name in names]
         loss = torch.func.functional_call(program, weights, (moment.batch,))
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True)]
+        return list(gradients(loss, wanted))
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class GradientMagnitude(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Mean absolute gradient of every layer at this moment."""
-        gradients = batch_gradients(moment, layers.parameter_names, self.mode == "train")
-        owner = layers.owner.to(gradients[0].device)
-        total = layer_norms(gradients, owner, len(layers), 1.0)
+        slopes = batch_gradients(moment, layers.parameter_names, self.mode == "train")
+        owner = layers.owner.to(slopes[0].device)
+        total = layer_norms(slopes, owner, len(layers), 1.0)
         size = torch.tensor([layer.n_parameters for layer in layers], device=total.device)
         return {"gradient_magnitude": total / size}
 

@@ -30,8 +30,10 @@ def make_study(
     claims: Sequence[Claim],
     figures: Callable[[xr.DataTree], list[Figure]],
     source: str = "",
+    seeds: tuple[int, ...] | None = None,
+    may_diverge: frozenset[str] = frozenset(),
 ) -> Study:
-    """A study of this paper at the scale's seeds."""
+    """A study of this paper, by default with the seeds that networks on images have."""
     from layerscope.study import Study
 
     return Study(
@@ -41,10 +43,11 @@ def make_study(
         summary=summary,
         scale=scale,
         variants=variants,
-        seeds=SEEDS[scale],
+        seeds=seeds or SEEDS[scale],
         probes=tuple(probes),
         claims=tuple(claims),
         figures=figures,
+        may_diverge=may_diverge,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layerscope.config import FCN, SGD, RunConfig, Sine
+from layerscope.recipes.layer_convergence_bias.residual import decay
+from layerscope.recipes.layer_convergence_bias.settings import LENGTHS, PAPER, suffix
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,17 +17,11 @@ if TYPE_CHECKING:
     from layerscope.figures.figure import Figure
     from layerscope.study import Scale, Study
 
-PAPER = "Which layer is learning faster?"
 LAYERS = ["layer1", "layer2", "layer3"]
 NAMES = {"layer1": "Layer 1", "layer2": "Hidden layer 1", "layer3": "Hidden layer 2"}
 REPORTED = {"layer1": 0.012, "layer2": 0.009, "layer3": 0.006}
 DOMAINS = {"narrow": (-2.0, 2.0), "wide": (-2 * math.pi, 2 * math.pi)}
 DOMAIN_TITLES = {"narrow": "[-2, 2]", "wide": "[-2π, 2π]"}
-LENGTHS: Mapping[Scale, tuple[int, int]] = {
-    "paper": (300, 5000),
-    "small": (300, 2000),
-    "smoke": (4, 256),
-}
 
 
 def fig1a(scale: Scale) -> Study:
@@ -103,20 +98,11 @@ def fig1a(scale: Scale) -> Study:
     )
 
 
-def _node(data: xr.DataTree, variant: str, probe: str) -> Any:
-    """The dataset of a probe whose key begins with ``probe``."""
-    node = data[variant]
-    return next(child for key, child in node.children.items() if key.startswith(probe)).to_dataset()
-
-
-def _rates(data: xr.DataTree, variant: str) -> xr.DataArray:
-    return _node(data, variant, "convergence")["rate"].isel(interval=0)
-
-
 def _ordered(data: xr.DataTree, variant: str, layers: list[str]) -> Verdict:
     from layerscope.claims import above, all_of
+    from layerscope.recipes.layer_convergence_bias import deciding
 
-    rate = _rates(data, variant)
+    rate = deciding.rates(data, variant)
     pairs = itertools.pairwise(layers)
     return all_of(
         {
@@ -132,11 +118,12 @@ def _larger_yet_slower(data: xr.DataTree, until: float) -> Verdict:
     import numpy as np
 
     from layerscope.claims import above, all_of
+    from layerscope.recipes.layer_convergence_bias import deciding
 
-    gradients = _node(data, "narrow", "gradient_magnitude")["gradient_magnitude"]
+    gradients = deciding.node(data, "narrow", "gradient_magnitude")["gradient_magnitude"]
     early = gradients.where(gradients["epoch"] <= until, drop=True)
     ratio = np.log2(early.sel(layer="layer3") / early.sel(layer="layer2")).mean("step")
-    rate = _rates(data, "narrow")
+    rate = deciding.rates(data, "narrow")
     return all_of(
         {
             "gradient ratio": above(ratio, "log2 of gradient ratio, hidden 2 over hidden 1"),
@@ -157,14 +144,15 @@ def _named(values: xr.DataArray) -> xr.DataArray:
 def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
     import xarray as xr
 
-    from layerscope.figures.figure import Bars, Lines, Reference, Table
+    from layerscope.figures.figure import Bars, Lines, Table
+    from layerscope.recipes.layer_convergence_bias import deciding
 
     def both(probe: str, variable: str) -> xr.DataArray:
         domain = xr.DataArray(list(DOMAIN_TITLES.values()), dims="domain", name="domain")
-        parts = [_named(_node(data, name, probe)[variable]) for name in DOMAINS]
+        parts = [_named(deciding.node(data, name, probe)[variable]) for name in DOMAINS]
         return xr.concat(parts, domain, coords="minimal", compat="override")
 
-    suffix = "" if scale == "paper" else f" ({scale} scale)"
+    end = suffix(scale)
     rates = both("convergence", "rate").isel(interval=0)
     measured = xr.Dataset(
         {
@@ -176,33 +164,33 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
     measured["reported"].attrs["long_name"] = "reported, [-2, 2]"
     measured["narrow"].attrs["long_name"] = "measured, [-2, 2]"
     measured["wide"].attrs["long_name"] = "measured, [-2π, 2π]"
-    decay = Reference(value=float(_half_way(data)), label="learning rate / 10", axis="x")
+    half_way = decay(data, "narrow")
     return [
         Lines(
             both("convergence", "curve").swap_dims(step="epoch"),
             key="convergence",
-            title="Convergence of layers" + suffix,
+            title="Convergence of layers" + end,
             caption="Distance to the final weights over the distance at initialisation; mean and "
             "95% interval over seeds. A layer that falls earlier converges faster.",
             x="epoch",
             panel="domain",
-            references=(decay,),
+            references=(half_way,),
         ),
         Lines(
             both("gradient_magnitude", "gradient_magnitude").swap_dims(step="epoch"),
             key="gradients",
-            title="Gradient magnitude" + suffix,
+            title="Gradient magnitude" + end,
             caption="Mean absolute gradient of the loss on one fixed batch; geometric mean and 95% "
             "interval over seeds.",
             x="epoch",
             panel="domain",
             log_y=True,
-            references=(decay,),
+            references=(half_way,),
         ),
         Bars(
             rates,
             key="rates",
-            title=f"Convergence rate over the first {until} epochs" + suffix,
+            title=f"Convergence rate over the first {until} epochs" + end,
             caption="C(0, t) of Definition 2.1: share of the way to the final weights covered per "
             "epoch; mean and 95% interval over seeds.",
             hue="domain",
@@ -210,15 +198,7 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
         Table(
             measured,
             key="reported-and-measured",
-            title=f"C(0, {until}), reported and measured" + suffix,
+            title=f"C(0, {until}), reported and measured" + end,
             caption="Reported values are read off the paper's text (Section 3.1), for 50 epochs.",
         ),
     ]
-
-
-def _half_way(data: xr.DataTree) -> float:
-    """Epoch at which the learning rate falls: half of the run."""
-    return float(_node(data, "narrow", "convergence")["epoch"].max()) / 2
-
-
-RECIPES = {"fig1a": fig1a}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from layerscope.recipes.layer_convergence_bias.building import make_study
 from layerscope.recipes.layer_convergence_bias.settings import (
     LENGTHS,
     PAPER,
@@ -38,19 +39,17 @@ def _study(
     figures: Callable[[xr.DataTree], list[Figure]],
     source: str = "",
 ) -> Study:
-    from layerscope.study import Study
-
-    return Study(
-        name=f"layer_convergence_bias.{figure}",
-        title=title,
-        source=source or f"{PAPER} {figure.replace('fig', 'Fig. ')}",
-        summary=f"{summary} {reduced(scale)}",
-        scale=scale,
-        variants={VARIANT: sine(scale)},
+    return make_study(
+        scale,
+        figure,
+        title,
+        f"{summary} {reduced(scale)}",
+        {VARIANT: sine(scale)},
+        probes,
+        claims,
+        figures,
+        source,
         seeds=SEEDS,
-        probes=tuple(probes),
-        claims=tuple(claims),
-        figures=figures,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layerscope.config import SGD, Adagrad, Adam, OptimizerConfig, RMSprop, RunConfig
+from layerscope.recipes.layer_convergence_bias.building import make_study
 from layerscope.recipes.layer_convergence_bias.residual import decay
 from layerscope.recipes.layer_convergence_bias.settings import (
     PAPER,
@@ -47,22 +48,21 @@ def _sweep(
 ) -> Study:
     """A study with one variant per value of a setting; ``variants``: (label, configuration)."""
     from layerscope.probes import Convergence, Performance
-    from layerscope.study import Study
 
     labels = {name: label for name, (label, _) in variants.items()}
-    return Study(
-        name=f"layer_convergence_bias.{figure}",
-        title=title,
-        source=source or f"{PAPER} {figure.replace('fig', 'Fig. ')}",
-        summary=f"{summary} The bias is C of the first block less C of the last, the relative bias "
+    return make_study(
+        scale,
+        figure,
+        title,
+        f"{summary} The bias is C of the first block less C of the last, the relative bias "
         f"(C1 - Cn) / (|C1| + |Cn|). Claims are decided over the first {early(scale)} epochs. "
         f"{reduced(scale)}",
-        scale=scale,
-        variants={name: config for name, (_, config) in variants.items()},
+        {name: config for name, (_, config) in variants.items()},
+        (Convergence(intervals=_intervals(scale)), Performance()),
+        claims,
+        lambda data: _figures(data, scale, setting, labels),
+        source,
         seeds=SEEDS,
-        probes=(Convergence(intervals=_intervals(scale)), Performance()),
-        claims=tuple(claims),
-        figures=lambda data: _figures(data, scale, setting, labels),
         may_diverge=frozenset(variants),
     )
 
