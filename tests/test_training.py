@@ -16,8 +16,9 @@ from layerscope import training
 from layerscope.checkpoints import Tensors
 from layerscope.config import FCN, SGD, RunConfig, Sine
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.problem import restore
 from layerscope.store import Run
-from layerscope.training import restore, train
+from layerscope.training import train
 
 SMALL = RunConfig(model=FCN(depth=1, width=8), epochs=2, batch_size=500, probe_batch=32)
 

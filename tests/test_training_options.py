@@ -8,7 +8,8 @@ import torch
 from layerscope.config import CustomModel, Digits, ResNet, RunConfig
 from layerscope.data.dataset import load
 from layerscope.errors import LayerscopeError
-from layerscope.training import foreign, problem, restore, train
+from layerscope.problem import foreign, problem, restore
+from layerscope.training import train
 
 SMALL = RunConfig(
     model=ResNet(18, stages=(2, 2), width=1 / 32), epochs=1, batch_size=500, probe_batch=32

@@ -32,9 +32,10 @@ from layerscope.models.fcn import fcn
 from layerscope.optimisation import start_at
 from layerscope.probes import Convergence, DistanceFromInitialisation, GradientMagnitude, measure
 from layerscope.probes import Reinitialisation as Resets
+from layerscope.problem import problem, restore
 from layerscope.store import Run
 from layerscope.study import Study
-from layerscope.training import problem, restore, train, train_or_wait
+from layerscope.training import train, train_or_wait
 
 SMALL = RunConfig(model=FCN(depth=1, width=8), epochs=2, batch_size=500, probe_batch=32)
 FIRST = dataclasses.replace(SMALL, data=Digits(split_seed=1), seed=5)

@@ -12,10 +12,11 @@ from layerscope import config
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import unique_state
 from layerscope.probes import Reinitialisation, measure
+from layerscope.problem import restore
 from layerscope.recorder import Recorder
 from layerscope.schedule import every
 from layerscope.store import Run
-from layerscope.training import restore, train
+from layerscope.training import train
 from reference import variants as reference
 
 

@@ -114,8 +114,9 @@ def _quickstart(words: list[str]) -> None:
         Reinitialisation,
         measure,
     )
+    from layerscope.problem import restore
     from layerscope.publish import stacked, write_report
-    from layerscope.training import restore, train
+    from layerscope.training import train
 
     config = RunConfig(
         model=FCN(depth=3, width=256), data=Digits(), optimizer=SGD(0.1), epochs=options.epochs
@@ -284,7 +285,7 @@ def _measure(words: list[str]) -> None:
 
 def _context(run: Any, options: Any) -> dict[str, Any]:
     """Model, task and data for probes that need them."""
-    from layerscope.training import restore
+    from layerscope.problem import restore
 
     if options.model is not None:
         return _foreign(run, options)
@@ -304,8 +305,8 @@ def _foreign(run: Any, options: Any) -> dict[str, Any]:
     """Model, task and data of a run that was recorded around another training loop."""
     from layerscope.data.dataset import load
     from layerscope.models import custom
+    from layerscope.problem import foreign
     from layerscope.task import Task
-    from layerscope.training import foreign
 
     config = CustomModel(factory=options.model, arguments=options.arguments)
     if options.data is None:
