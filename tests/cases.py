@@ -140,6 +140,49 @@ class ClassToken(nn.Module):
         return self.head(torch.tanh(tokens).mean(1))
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, which PyTorch's kernels take apart into operators that work in place."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.recurrent = kind(5, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x)[0].mean(1))
+
+
+class Cell(nn.Module):
+    """A recurrent cell called in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(5, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        hidden = x.new_zeros(len(x), 6)
+        for time in range(x.shape[1]):
+            hidden = self.cell(x[:, time], hidden)
+        return self.head(hidden)
+
+
+class Constants(nn.Module):
+    """Tensors that are no part of the state, and an assignment that has no batching rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 6)
+        self.head = nn.Linear(6, 3)
+        self.register_buffer("positions", torch.linspace(-1, 1, 6), persistent=False)
+        self.scale = torch.linspace(1, 2, 6)
+
+    def forward(self, x):
+        hidden = self.embed(x) * self.scale + self.positions
+        hidden[hidden < 0] = 0
+        return self.head(hidden.mean(1))
+
+
 def trained_statistics(model: nn.Module) -> nn.Module:
     """The model with running statistics as training leaves them, not those of initialisation."""
     for module in model.modules():
@@ -227,3 +270,13 @@ DEEP = (
     ),
 )
 """Deep networks, for what has to be exact on all of them; their layers are not listed."""
+
+OPERATORS = (
+    *(
+        Case(kind.__name__, lambda kind=kind: Recurrent(kind), classes(7, 5), CLASSIFY, ())
+        for kind in (nn.RNN, nn.GRU, nn.LSTM)
+    ),
+    Case("GRUCell", Cell, classes(7, 5), CLASSIFY, ()),
+    Case("constants", Constants, classes(7, 5), CLASSIFY, ()),
+)
+"""Operators that are hard to trace or to evaluate for several variants at once."""

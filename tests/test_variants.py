@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.cases import CASES, CNN, DEEP, FCN
+from tests.cases import CASES, CNN, DEEP, FCN, OPERATORS
 from tests.memory import peak_bytes
 from torch import nn
 
@@ -38,6 +38,22 @@ def test_numbers_are_those_of_the_plain_loop(case, budget):
     variants = disturbed(case, model, 3)
     found = evaluate_variants(model, variants, data, case.task, budget=budget)
     same(found, reference.evaluate(model, variants, data, case.task))
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("case", OPERATORS, ids=lambda case: case.name)
+def test_hard_operators_give_the_numbers_of_the_plain_loop(case, draws):
+    model, data = case.model(), [case.batch(0), case.batch(1)]
+    variants = disturbed(case, model, draws)
+    found = evaluate_variants(model, variants, data, case.task)
+    same(found, reference.evaluate(model, variants, data, case.task))
+
+
+def test_a_model_that_does_not_run_on_the_data_is_not_blamed_for_its_control_flow():
+    data = [(torch.ones(2, 5), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(LayerscopeError, match="cannot be traced.*5") as caught:
+        evaluate_variants(FCN.model(), [{}], data, FCN.task)
+    assert "control flow" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
@@ -155,5 +171,5 @@ def test_control_flow_on_values_is_refused():
             return self.inner(x) if x.sum() > 0 else self.inner(-x)
 
     data = [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))]
-    with pytest.raises(LayerscopeError, match="cannot be traced"):
+    with pytest.raises(LayerscopeError, match=r"(?s)cannot be traced.*control flow"):
         evaluate_variants(Branching(), [{}], data, Task.classification())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from layerscope.errors import LayerscopeError
 from layerscope.task import Task
 
+_log = logging.getLogger(__name__)
+BLOCK = 16
+"""Channels that a processor's convolution takes at once; fewer are padded in its copies."""
 Weights = Mapping[str, Tensor]
 Values = dict[fx.Node, Any]
 
@@ -64,13 +70,14 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would share nothing
     try:
-        pure = torch.func.functionalize(run, remove="mutations")
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-            made = make_fx(pure, tracing_mode="fake")(state, inputs)
+            made = _pure(_pure(run, state, inputs), state, inputs)  # kernels work in place, too
     except Exception as error:
         raise LayerscopeError(
             f"{type(model).__name__} cannot be traced: {error}",
-            "Its control flow must not depend on values of tensors.",
+            "Its control flow must not depend on values of tensors."
+            if isinstance(error, DataDependentOutputException | GuardOnDataDependentSymNode)
+            else "Check that it runs on a batch of these data.",
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -81,7 +88,23 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
             node.replace_all_uses_with(node.args[0])
             made.graph.erase_node(node)
     made.graph.eliminate_dead_code()
+    for node in made.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise LayerscopeError(
+                f"{type(model).__name__} cannot be traced: {node.target} works in place.",
+                "Replace it by an operator that returns its result.",
+            )
     return Graph(made, tuple(names), shape["outputs"])
+
+
+def _pure(run: Callable[..., Any], *example: Any) -> fx.GraphModule:
+    """Trace a function into operators without mutations, those of the function's own operators.
+
+    Operators that are made of others, such as a recurrent layer, are taken apart only once
+    mutations have been removed, and their parts may work in place: hence two passes.
+    """
+    pure = torch.func.functionalize(run, remove="mutations")
+    return make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
 
 
 def _only_renames(node: fx.Node) -> bool:
@@ -110,6 +133,7 @@ class Graph:
     names: tuple[str, ...]
     outputs: pytree.TreeSpec
     _affected: dict[frozenset[str], list[fx.Node]] = field(default_factory=dict)
+    _narrow: set[frozenset[str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         nodes = list(self.module.graph.nodes)
@@ -162,11 +186,21 @@ class Graph:
     def run_variants(
         self, kept: Values, changed: frozenset[str], variants: Sequence[Weights]
     ) -> list[Any]:
-        """Outputs of variants that replace the same tensors, evaluated together if several."""
-        if len(variants) == 1:
-            return [self._outputs(kept, changed, variants[0])]
+        """Outputs of variants that replace the same tensors, evaluated together if several.
+
+        Some operators have no batching rule; variants that reach one are evaluated in turn.
+        """
+        if len(variants) == 1 or changed in self._narrow:
+            return [self._outputs(kept, changed, variant) for variant in variants]
         stacked = {name: torch.stack([v[name] for v in variants]) for name in sorted(changed)}
-        wide = torch.vmap(lambda tensors: self._results(kept, changed, tensors))(stacked)
+        try:
+            wide = torch.vmap(lambda tensors: self._results(kept, changed, tensors))(stacked)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            _log.info("evaluating the variants of %s one by one: %s", sorted(changed), error)
+            self._narrow.add(changed)
+            return self.run_variants(kept, changed, variants)
         return [
             pytree.tree_unflatten([result[i] for result in wide], self.outputs)
             for i in range(len(variants))
@@ -216,14 +250,15 @@ class Graph:
     def _running(self, nodes: Sequence[fx.Node], wide: bool = False) -> int:
         """Most bytes alive at once while these operators run, with the copies they may make.
 
-        Convolutions and pooling copy their images where the strides do not suit them; wide
-        operators also what they give.
+        Convolutions and pooling copy their images where the strides do not suit them, and
+        convolutions what they give, in blocks of channels; wide operators copy that, too.
         """
         last = {source: node for node in nodes for source in node.all_input_nodes}
         inside, alive, most = set(nodes), 0, 0
         for node in nodes:
             alive += _bytes(node)
             copied = max(map(_bytes, node.all_input_nodes), default=0)
+            copied = max(copied, _blocked_bytes(node))
             most = max(most, alive + copied + (_bytes(node) if wide else 0))
             for source in set(node.all_input_nodes):
                 if last[source] is node and source in inside:
@@ -234,3 +269,11 @@ class Graph:
 def _bytes(node: fx.Node) -> int:
     leaves = pytree.tree_leaves(node.meta.get("val"))
     return sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
+
+
+def _blocked_bytes(node: fx.Node) -> int:
+    """Bytes of what a convolution gives, its channels in whole blocks; 0 for other operators."""
+    if node.target is not torch.ops.aten.convolution.default:
+        return 0
+    channels = node.meta["val"].shape[1]
+    return _bytes(node) // channels * -(-channels // BLOCK) * BLOCK
