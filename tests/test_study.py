@@ -15,6 +15,7 @@ STUDY = Study(
     title="",
     source="",
     summary="",
+    reduction="",
     scale="smoke",
     variants={"a": RunConfig(epochs=1), "b": RunConfig(epochs=2)},
     seeds=(3, 5),

@@ -282,7 +282,7 @@ def study_page(
     command: str = "",
 ) -> Page:
     """The report on a study: verdicts beside figures."""
-    figures = study.figures(data)
+    figures = study.draw(data)
     lead = next((figure for figure in figures if not isinstance(figure, Table)), None)
     rest = tuple(figure for figure in figures if figure is not lead)
     failed = [f"{o.path.name} has no measurements: {o.error}" for o in outcomes if o.error]

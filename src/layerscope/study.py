@@ -30,7 +30,8 @@ class Study:
         name: Full name of the recipe, e.g. ``"layer_convergence_bias.fig1a"``.
         title: What is asked, a few words.
         source: Paper and figure.
-        summary: What is done and how to read it; says what a scale below ``paper`` changes.
+        summary: What is done and how to read it.
+        reduction: What the scale changes of the paper's settings; every caption ends with it.
         scale: ``"paper"``, ``"small"`` or ``"smoke"``.
         variants: One configuration per variant; seeds replace the configuration's own.
         seeds: Seeds of every variant.
@@ -46,6 +47,7 @@ class Study:
     title: str
     source: str
     summary: str
+    reduction: str
     scale: Scale
     variants: Mapping[str, RunConfig]
     seeds: tuple[int, ...]
@@ -67,9 +69,20 @@ class Study:
 
     @property
     def description(self) -> str:
-        """The summary, and what was changed."""
+        """The summary, and what the scale and the user changed."""
+        return f"{self.summary} {self._conditions}"
+
+    @property
+    def _conditions(self) -> str:
         changed = f" Changed here: {', '.join(self.changes)}." if self.changes else ""
-        return self.summary + changed
+        return self.reduction + changed
+
+    def draw(self, data: xr.DataTree) -> list[Figure]:
+        """The figures; below the paper's scale every caption says what was changed."""
+        drawn = self.figures(data)
+        if self.scale == "paper" and not self.changes:
+            return drawn
+        return [replace(f, caption=f"{f.caption} {self._conditions}".strip()) for f in drawn]
 
     def runs(self) -> list[tuple[str, int, RunConfig]]:
         """(variant, seed, configuration) of every run."""

@@ -15,17 +15,18 @@ Z95 = 1.959963984540054
 
 
 def degradation(
-    base: Bool[Tensor, " examples"], changed: Bool[Tensor, "variants examples"]
+    base: Bool[Tensor, " examples"] | Float64[Tensor, " examples"],
+    changed: Bool[Tensor, "variants examples"] | Float64[Tensor, "variants examples"],
 ) -> tuple[Float64[Tensor, " variants"], Float64[Tensor, " variants"]]:
     r"""Rise of the error when a model is changed, with its standard error over test examples.
 
-    With :math:`d_i \in \{-1, 0, 1\}` the change of the 0-1 loss on example i, the degradation is
+    With :math:`d_i \in [-1, 1]` the change of the 0-1 loss on example i, the degradation is
     :math:`\bar d` and its standard error :math:`s_d / \sqrt n`: both models see the same
     examples, so the errors are paired and the standard error is that of the differences.
 
     Args:
         base: Whether the unchanged model is right on each example.
-        changed: Whether each changed model is.
+        changed: Whether each changed model is, or the share of several models that are.
 
     Returns:
         Degradation and standard error, as shares of the examples (0 to 1).

@@ -40,8 +40,8 @@ class Reinitialisation(TrajectoryProbe):
       ``checkpoint`` = ``"random"`` (mean over draws) and each chosen checkpoint.
     * ``loss``: mean test loss, likewise.
     * ``degradation``: ``error`` less the trained model's, in percentage points, and
-      ``degradation_error``: its paired standard error over test examples (for ``"random"`` that
-      of the first draw; ``draw_deviation`` is the deviation of the error over draws).
+      ``degradation_error``: its paired standard error over test examples, for ``"random"`` of the
+      mean over these draws; ``draw_deviation`` is the deviation of the error over draws.
     * ``rms_distance``, ``max_distance`` (layer, checkpoint): normalised L2 and largest distance of
       the trained parameters from those put in their place (for ``"random"`` the mean over draws).
     * ``label`` (layer): ambient, between or critical, by re-initialisation to the earliest
@@ -87,6 +87,24 @@ class Reinitialisation(TrajectoryProbe):
         ):
             if isinstance(value, str) and value not in known:
                 raise unknown(name, value, known)
+        if not self.checkpoints or not self.joint:
+            empty = "checkpoints" if not self.checkpoints else "joint"
+            raise LayerscopeError(f"{empty} is empty.", "Name at least one.")
+        if self.draws < 0 or self.budget_mb < 1:
+            raise LayerscopeError(
+                f"draws is {self.draws} and budget_mb {self.budget_mb}.",
+                "draws must be 0 or more, budget_mb at least 1.",
+            )
+        if self.ambient_below > self.critical_above:
+            raise LayerscopeError(
+                f"ambient_below is {self.ambient_below:g}, above critical_above, "
+                f"{self.critical_above:g}: a layer could be both.",
+                "Choose ambient_below <= critical_above.",
+            )
+
+    @property
+    def _base(self) -> str:
+        return "trained model" + ", recalibrated" * (self.batch_norm == "recalibrate")
 
     @property
     def needs(self) -> frozenset[Need]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -204,20 +222,27 @@ class Reinitialisation(TrajectoryProbe):
     ) -> xr.Dataset:
         n, k, r = len(set(group_of)), len(steps), self.draws
         assert found.correct is not None
-        rise, rise_error = (100 * v for v in degradation(found.correct[0], found.correct))
-        error = 100 * found.errors
+        correct, losses = found.correct.cpu().double(), found.losses.cpu()
+        error = 100 * found.errors.cpu()
         rows = torch.tensor(group_of)
 
         def drawn(values: Tensor) -> Tensor:
-            return values[1 + n * k : 1 + n * (k + r)].reshape(n, r)[rows]
+            """Values of all draws (group, draw, ...)."""
+            return values[1 + n * k : 1 + n * (k + r)].unflatten(0, (n, r))
 
-        def table(values: Tensor, first: Tensor | None = None) -> np.ndarray:
+        mean_correct = drawn(correct).mean(1) if r else correct[:0]
+        rise, rise_error = (
+            100 * v for v in degradation(correct[0], torch.cat([correct, mean_correct]))
+        )
+        random_error = rise_error[len(correct) :]
+
+        def table(values: Tensor, random: Tensor | None = None) -> np.ndarray:
             """Re-randomised (the mean over draws where not given) before the checkpoints."""
-            known = values[1 : 1 + n * k].reshape(n, k)[rows]
-            if not r:
-                return known.numpy()
-            column = drawn(values).mean(1) if first is None else first
-            return torch.cat([column[:, None], known], 1).numpy()
+            found = values[1 : 1 + n * k].unflatten(0, (n, k))
+            if r:
+                column = drawn(values).mean(1) if random is None else random
+                found = torch.cat([column[:, None], found], 1)
+            return found[rows].numpy()
 
         earliest = slice(1, 1 + n * k, k)
         kinds = labels(
@@ -225,22 +250,21 @@ class Reinitialisation(TrajectoryProbe):
         )[rows]
         both, points = ("layer", "checkpoint"), "percentage points"
         whole = [np.nan] * bool(r) + error[-k:].tolist()
-        first_error = drawn(rise_error)[:, 0] if r else None
-        missing = torch.full((len(layers),), torch.nan)
-        spread = drawn(error).std(1, correction=1) if r > 1 else missing
+        missing = torch.full((n,), torch.nan)
+        spread = (drawn(error).std(1, correction=1) if r > 1 else missing)[rows]
         variables = {
             "error": (both, table(error), "test error", "%"),
-            "loss": (both, table(found.losses.mean(1)), "test loss", "loss"),
+            "loss": (both, table(losses.mean(1)), "test loss", "loss"),
             "degradation": (both, table(rise), "rise of the test error", points),
             "degradation_error": (
                 both,
-                table(rise_error, first_error),
+                table(rise_error, random_error),
                 "its standard error",
                 points,
             ),
             "label": ("layer", [LABELS[int(i)] for i in kinds], "kind of layer", ""),
             "model_error": ("checkpoint", whole, "test error of the whole model", "%"),
-            "base_error": ((), float(error[0]), "test error of the trained model", "%"),
+            "base_error": ((), float(error[0]), f"test error of the {self._base}", "%"),
             "draw_deviation": ("layer", spread.numpy(), "deviation over draws", points),
         }
         columns = [RANDOM] * bool(r) + [str(step) for step in steps]
@@ -250,7 +274,7 @@ class Reinitialisation(TrajectoryProbe):
                 for name, (dims, values, long_name, units) in variables.items()
             },
             coords=layer_coordinates(layers) | {"checkpoint": columns},
-            attrs={"n_examples": found.losses.shape[1]},
+            attrs={"n_examples": losses.shape[1]},
         )
 
     def _distances(

@@ -66,7 +66,8 @@ def fig11(scale: Scale) -> Study:
         "fig11",
         scale,
         "Do weight decay and batch normalisation change which layers of VGG-16 can be reset?",
-        f"Each layer of the trained network is reset, in four trainings. {_note(scale)}",
+        "Each layer of the trained network is reset, in four trainings.",
+        _note(scale),
         {f"vgg16-{key}": vgg(scale, 16, key) for key in TRAININGS},
         names,
         [deciding.bottom_is_critical(probe, names)],
@@ -106,8 +107,8 @@ def _residual(name: str, scale: Scale, data: Deep) -> Study:
         name,
         scale,
         "Do weight decay and batch normalisation change which blocks can be reset?",
-        f"Each residual block of the trained network is reset, in {len(keys)} trainings. "
-        f"{_note(scale, data)}",
+        f"Each residual block of the trained network is reset, in {len(keys)} trainings.",
+        _note(scale, data),
         {f"resnet{depth}-{key}": resnet(scale, depth, key, data) for key in keys},
         names,
         [
@@ -130,7 +131,8 @@ def fig14(scale: Scale) -> Study:
         "fig14",
         scale,
         "Do distances from initialisation tell which layers of VGG-16 can be reset?",
-        f"Robustness of each layer, and how far its weights moved. {reduced(scale, 'cifar10')}",
+        "Robustness of each layer, and how far its weights moved.",
+        reduced(scale, "cifar10"),
         {"vgg16-plain": vgg(scale, 16)},
         names,
         [deciding.distance_ranks(probe, "vgg16-plain", "VGG-16")],
@@ -167,7 +169,8 @@ def _residual_distances(name: str, scale: Scale, data: Deep) -> Study:
         name,
         scale,
         "Do distances from initialisation tell which blocks of ResNet-50 can be reset?",
-        f"Robustness of each block, and how far its weights moved. {_note(scale, data)}",
+        "Robustness of each block, and how far its weights moved.",
+        _note(scale, data),
         {f"resnet{depth}-{key}": resnet(scale, depth, key, data) for key in ("plain", "wd_bn")},
         names,
         [deciding.distance_ranks(probe, f"resnet{depth}-plain", f"ResNet-{depth}")],
@@ -200,7 +203,8 @@ def fig17(scale: Scale) -> Study:
         "fig17",
         scale,
         "Which layers of VGG-16 can be reset?",
-        f"The values of Fig. 14 as lines. {reduced(scale, 'cifar10')}",
+        "The values of Fig. 14 as lines.",
+        reduced(scale, "cifar10"),
         {"vgg16-plain": vgg(scale, 16)},
         names,
         [deciding.bottom_is_critical(probe, names)],
@@ -227,7 +231,8 @@ def fig18(scale: Scale) -> Study:
         "fig18",
         scale,
         "Which blocks of ResNet-50 can be reset?",
-        f"The values of Fig. 15 and 16 as lines. {_note(scale)} {_note(scale, 'imagenet')}",
+        "The values of Fig. 15 and 16 as lines.",
+        f"{_note(scale)} {_note(scale, 'imagenet')}",
         {
             f"{data}-{key}": resnet(scale, depth, key, data)
             for data in sets
@@ -336,7 +341,8 @@ def table3(scale: Scale) -> Study:
         name="all_layers_created_equal.table3",
         title="What do weight decay and batch normalisation gain?",
         source=f"{PAPER} Table 3",
-        summary=f"Test errors of trained networks in four trainings. {_note(scale)}",
+        summary="Test errors of trained networks in four trainings.",
+        reduction=_note(scale),
         scale=scale,
         variants={
             key(row, training): (

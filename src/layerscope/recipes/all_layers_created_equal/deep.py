@@ -29,6 +29,7 @@ RESNETS: Mapping[Scale, tuple[Any, ...]] = {
     "small": (18, 34, 50),
     "smoke": (18,),
 }
+FEWER: Mapping[Scale, str] = {"paper": "", "small": " No ResNet-101 and 152.", "smoke": ""}
 VGGS: Mapping[Scale, tuple[Any, ...]] = {
     "paper": (11, 13, 16, 19),
     "small": (11, 13, 16, 19),
@@ -48,6 +49,7 @@ def robustness_study(
     scale: Scale,
     title: str,
     summary: str,
+    reduction: str,
     variants: Mapping[str, RunConfig],
     names: Mapping[str, str],
     claims: Sequence[Claim],
@@ -60,7 +62,8 @@ def robustness_study(
         name: The recipe, e.g. ``"fig3"``.
         scale: The scale.
         title: What is asked.
-        summary: What is done, and what the scale reduces.
+        summary: What is done.
+        reduction: What the scale reduces.
         variants: Configuration by key.
         names: What each variant is called, by key.
         claims: What is decided.
@@ -86,6 +89,7 @@ def robustness_study(
         title=title,
         source=f"{PAPER} {name.replace('fig', 'Fig. ')}",
         summary=summary,
+        reduction=reduction,
         scale=scale,
         variants=variants,
         seeds=SEEDS[scale],
@@ -109,7 +113,8 @@ def fig3(scale: Scale) -> Study:
         scale,
         "Which layers of a VGG can be reset?",
         "Each layer of the trained network is set back to an earlier time or drawn anew, the "
-        f"others stay as trained. {reduced(scale, 'cifar10')}",
+        "others stay as trained.",
+        reduced(scale, "cifar10"),
         {f"vgg{depth}": vgg(scale, depth) for depth in VGGS[scale]},
         names,
         [deciding.bottom_is_critical(probe, names)],
@@ -144,7 +149,8 @@ def _residual(name: str, scale: Scale, data: Deep) -> Study:
         scale,
         "Which residual blocks can be reset?",
         "Each residual block of the trained network is set back to an earlier time or drawn anew, "
-        f"the others stay as trained. {reduced(scale, data)}",
+        "the others stay as trained.",
+        reduced(scale, data) + FEWER[scale],
         {f"resnet{depth}": resnet(scale, depth, data=data) for depth in RESNETS[scale]},
         names,
         [

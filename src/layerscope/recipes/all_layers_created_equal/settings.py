@@ -55,10 +55,11 @@ REDUCED = {
     ("mnist", "small"): "Reduced: 12 epochs instead of 100.",
     ("cifar10 fcn", "small"): "Reduced: 12 epochs on 10,000 images of CIFAR-10, no augmentation.",
     ("cifar10", "small"): "Reduced: channels / 8, 8 epochs on 5,000 images of CIFAR-10, tested "
-    "on 1,000 (ResNets on images of 16x16 pixels), batch 64, learning rate 0.03, no augmentation.",
+    "on 1,000 (ResNets on images of 16x16 pixels), batch 64, learning rate 0.03, no augmentation; "
+    "3 seeds; 3 draws for re-randomisation.",
     ("imagenet", "small"): "Reduced: Tiny ImageNet in place of ImageNet, channels / 8, 8 epochs "
     "on 5,000 images of 16x16 pixels, tested on 1,000, batch 64, learning rate 0.03, no "
-    "augmentation.",
+    "augmentation; 3 seeds; 3 draws for re-randomisation.",
 }
 
 

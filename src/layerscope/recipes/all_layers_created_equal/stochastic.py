@@ -110,7 +110,8 @@ def table2(scale: Scale) -> Study:
         title="Do random resets of blocks protect against adversarial examples?",
         source=f"{PAPER} Table 2, Section 6",
         summary="At every call one residual block in each of s stages is set to one of 4 random "
-        f"initialisations. {reduced(scale, 'cifar10')}",
+        "initialisations.",
+        reduction=reduced(scale, "cifar10"),
         scale=scale,
         variants={
             network: resnet(scale, 18, stages=stages) for network, (stages, _) in NETWORKS.items()

@@ -66,8 +66,8 @@ def fig1a(scale: Scale) -> Study:
         title="Do shallower layers converge faster, although their gradients are smaller?",
         source=f"{PAPER} Fig. 1a",
         summary="A sigmoid network 1-32-32-32-1 fits a sum of four sines. For every layer: the "
-        "mean absolute gradient, and how much of its distance to the final weights remains. "
-        f"{reduced[scale]}",
+        "mean absolute gradient, and how much of its distance to the final weights remains.",
+        reduction=reduced[scale],
         scale=scale,
         variants=variants,
         seeds=(0, 1, 2, 3, 4),

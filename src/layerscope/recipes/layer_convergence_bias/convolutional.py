@@ -39,8 +39,8 @@ def _networks(scale: Scale) -> dict[str, RunConfig]:
     return {family: imagenet(scale, family) for family in FAMILIES}
 
 
-def _summary(scale: Scale, text: str, data: str = TINY) -> str:
-    return f"{text} {reduced(scale, data, imagenet(scale, 'resnet50').epochs)}"
+def _reduction(scale: Scale) -> str:
+    return reduced(scale, TINY, imagenet(scale, "resnet50").epochs)
 
 
 VGG_SHOWN = ("conv1", "conv5", "conv9", "conv13", "fc1")
@@ -80,7 +80,8 @@ def fig2(scale: Scale) -> Study:
         scale,
         "fig2",
         "Do shallow layers of convolutional networks converge faster?",
-        _summary(scale, "How much of its distance to the final weights remains for every stage."),
+        "How much of its distance to the final weights remains for every stage.",
+        _reduction(scale),
         _networks(scale),
         (Convergence(intervals=intervals),),
         (
@@ -227,7 +228,8 @@ def _landscapes(
         "Is the loss around deeper layers more rugged?"
         if not repeatable
         else "Do landscapes repeat over seeds?",
-        _summary(scale, "The trained network's loss while one layer is moved at random."),
+        "The trained network's loss while one layer is moved at random.",
+        _reduction(scale),
         {family: imagenet(scale, family) for family in families},
         (probe,),
         repeats if repeatable else sharper,
@@ -302,7 +304,8 @@ def fig7(scale: Scale) -> Study:
         scale,
         "fig7",
         "Do deeper layers come to answer faster changes?",
-        _summary(scale, "Response of layers to small changes of random inputs over training."),
+        "Response of layers to small changes of random inputs over training.",
+        _reduction(scale),
         _networks(scale),
         (ResponseFrequency(),),
         [
@@ -359,7 +362,8 @@ def fig11(scale: Scale) -> Study:
         scale,
         "fig11",
         "Does weight variation show which layers converge first?",
-        _summary(scale, "How much every layer changes in an epoch."),
+        "How much every layer changes in an epoch.",
+        _reduction(scale),
         _networks(scale),
         (probe,),
         [

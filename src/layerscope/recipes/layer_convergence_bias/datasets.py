@@ -73,8 +73,8 @@ def fig8e(scale: Scale) -> Study:
         scale,
         "fig8e",
         "Do the deepest layers converge faster on simpler images?",
-        "Two networks on a set of ten classes and one of many. "
-        + reduced(scale, data_text, epochs),
+        "Two networks on a set of ten classes and one of many.",
+        reduced(scale, data_text, epochs),
         variants,
         (Convergence(intervals=((0, until),)),),
         [
@@ -122,7 +122,8 @@ def fig17(scale: Scale) -> Study:
         scale,
         "fig17",
         "Does the bias hold on harder images?",
-        "Convergence of layers on four data sets. " + reduced(scale, text, epochs),
+        "Convergence of layers on four data sets.",
+        reduced(scale, text, epochs),
         variants,
         (Convergence(intervals=((0, until),)),),
         [
@@ -195,7 +196,8 @@ def fig10(scale: Scale) -> Study:
         scale,
         "fig10",
         "What does pre-training change?",
-        "ResNet-50 from scratch and pre-trained. " + reduced(scale, text, scratch.epochs),
+        "ResNet-50 from scratch and pre-trained.",
+        reduced(scale, text, scratch.epochs),
         variants,
         (Convergence(intervals=((0, until),)), landscape_probe(scale, hessian=False)),
         (

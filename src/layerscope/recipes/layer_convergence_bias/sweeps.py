@@ -55,8 +55,8 @@ def _sweep(
         figure,
         title,
         f"{summary} The bias is C of the first block less C of the last, the relative bias "
-        f"(C1 - Cn) / (|C1| + |Cn|). Claims are decided over the first {early(scale)} epochs. "
-        f"{reduced(scale)}",
+        f"(C1 - Cn) / (|C1| + |Cn|). Claims are decided over the first {early(scale)} epochs.",
+        reduced(scale),
         {name: config for name, (_, config) in variants.items()},
         (Convergence(intervals=_intervals(scale)), Performance()),
         claims,

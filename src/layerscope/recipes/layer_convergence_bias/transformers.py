@@ -78,8 +78,8 @@ def fig9(scale: Scale) -> Study:
         scale,
         "fig9",
         "Should deeper encoders be wider?",
-        "Vision transformers of 12 encoders with feed-forward parts of different widths. "
-        + _vit_reduced(scale),
+        "Vision transformers of 12 encoders with feed-forward parts of different widths.",
+        _vit_reduced(scale),
         variants,
         (Performance(),),
         (better("wider", "wider", "vanilla"), better("narrower", "vanilla", "narrower")),
@@ -115,7 +115,8 @@ def fig21(scale: Scale) -> Study:
         scale,
         "fig21",
         "Do vision transformers show the bias?",
-        "A vision transformer of 12 encoders with two optimisers. " + _vit_reduced(scale),
+        "A vision transformer of 12 encoders with two optimisers.",
+        _vit_reduced(scale),
         variants,
         (Convergence(intervals=((0, until),)),),
         (
