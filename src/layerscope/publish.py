@@ -25,7 +25,6 @@ from layerscope.probes import (
     WeightChange,
     measure,
 )
-from layerscope.probes.driver import CHECKPOINTS
 from layerscope.report.page import Finding, Page, Section, VerdictRow, write
 from layerscope.store import Run
 from layerscope.study import Outcome, Study
@@ -64,7 +63,8 @@ def weight_probes(run: Run) -> tuple[Probe, ...]:
 def measured(run: Run) -> dict[str, xr.Dataset]:
     """What is known of a run by probe name; weight probes are measured where they are missing.
 
-    Live measurements are preferred to those from checkpoints.
+    Live measurements are preferred to those from checkpoints, and default settings to others; of
+    several others the one that differs in the fewest settings is shown.
     """
     found: dict[str, xr.Dataset] = {}
     for probe in weight_probes(run):
@@ -72,9 +72,9 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
         live = probe.key in run.result_keys and name in LIVE
         found[name] = run.results(probe.key) if live else measure(probe, run)
     for name in PROBES.keys() - found.keys():
-        for key in (name, name + CHECKPOINTS):
-            if key in run.result_keys and name not in found:
-                found[name] = run.results(key)
+        own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
+        if own:  # the default settings where they were measured
+            found[name] = run.results(min(own, key=lambda key: (len(key), key)))
     return found
 
 

@@ -73,7 +73,7 @@ def _cross_entropies(outputs: Tensor, batch: Any) -> Tensor:
 
 
 def _argmax(outputs: Tensor, batch: Any) -> Tensor:
-    return outputs.argmax(1) == batch[1]
+    return (outputs.argmax(1) == batch[1]) & outputs.isfinite().all(1)
 
 
 def _same_shape(outputs: Tensor, targets: Tensor) -> None:

@@ -10,7 +10,7 @@ from tests.cases import CNN, FCN
 
 from layerscope import config
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import unique_state
+from layerscope.isolation import mixed_seed, unique_state
 from layerscope.probes import Reinitialisation, measure
 from layerscope.problem import restore
 from layerscope.recorder import Recorder
@@ -174,6 +174,60 @@ def test_draws_are_neither_the_initialisation_of_a_training_nor_those_of_another
     weights = [tensors["layer1.weight"] for tensors in (*drawn, *initial)]
     pairs = itertools.combinations(weights, 2)
     assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+def test_draws_are_those_of_the_plain_loop(made):
+    """Of the whole construction, which here overrules what the layers' own reset would do."""
+    run, given = made
+    build = given["factory"]
+
+    def factory():
+        model = build()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3)
+        return model
+
+    settings = Reinitialisation(draws=3, ambient_below=20, critical_above=40)
+    found = measure(settings, run, **given | {"factory": factory})
+    run.load(given["model"], run.steps[-1])
+    fresh = []
+    for draw in range(3):
+        torch.manual_seed(mixed_seed("fresh weights", mixed_seed(0, 0, draw)))
+        fresh.append(unique_state(factory()))
+    for layer in run.layers:
+        owned = [*layer.parameters, *layer.buffers]
+        sources = [run.checkpoint(0), *fresh]
+        variants = [{}, *({n: weights[n] for n in owned} for weights in sources)]
+        _, correct = reference.evaluate(given["model"], variants, given["data"], given["task"])
+        base, initial, *drawn = (100 * correct.double()).numpy()
+        row, n = found.sel(layer=layer.name), len(base)
+        for column, right in (("0", initial), ("random", np.mean(drawn, 0))):
+            cost = base - right
+            at = row.sel(checkpoint=column)
+            np.testing.assert_allclose(at["degradation"], cost.mean(), atol=1e-9)
+            np.testing.assert_allclose(at["degradation_error"], cost.std(ddof=1) / n**0.5)
+        np.testing.assert_allclose(row["draw_deviation"], np.mean(drawn, 1).std(ddof=1))
+        cost = base - initial
+        margin = 1.959964 * cost.std(ddof=1) / n**0.5
+        low, high = cost.mean() - margin, cost.mean() + margin
+        expected = "ambient" if high < 20 else "critical" if low > 40 else "between"
+        assert row["label"] == expected
+
+
+NONSENSE = {
+    "no checkpoints": ({"checkpoints": ()}, "checkpoints is empty"),
+    "no layers": ({"joint": ()}, "joint is empty"),
+    "draws": ({"draws": -1}, "draws is -1"),
+    "budget": ({"budget_mb": 0}, "budget_mb 0"),
+    "thresholds": ({"ambient_below": 30.0}, "a layer could be both"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), NONSENSE.values(), ids=NONSENSE)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(LayerscopeError, match=message):
+        Reinitialisation(**settings)
 
 
 def test_a_group_that_is_empty_is_an_error(made):

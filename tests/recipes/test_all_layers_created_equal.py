@@ -9,6 +9,7 @@ import xarray as xr
 from layerscope.config import from_dict, to_dict
 from layerscope.figures.figure import Heatmap
 from layerscope.recipes.all_layers_created_equal import RECIPES
+from layerscope.recipes.all_layers_created_equal.joint import REPORTED
 from layerscope.reproduce import reproduce
 from layerscope.study import SCALES
 
@@ -69,6 +70,10 @@ def test_fig1():
     assert set(outcomes("fig1", as_reported).values()) == {"holds"}
     opposite = resets(FCN, [1, 40, 2, 3], random=[60, 88, 88, 88])
     assert set(outcomes("fig1", opposite).values()) == {"fails"}
+    falling = resets(FCN, [40, 1, 2, 3], random=88, rms=[-40, -1, -2, -3])
+    assert outcomes("fig1", falling)["distance"] == "fails"
+    head = resets(FCN, [40, 1, 2, 60], random=88)
+    assert outcomes("fig1", head)["first-layer"] == "holds"
     one = resets(FCN, [40, 1, 2, 3], random=88, rms=[3, 2, 4, 1], seeds=1)
     assert set(outcomes("fig1", one).values()) == {"inconclusive"}
 
@@ -86,7 +91,9 @@ def test_fig2_compares_widths(sign, outcome):
 
 def joint(alone, together, other):
     member = [False, True, True, True]
-    groups = (resets(FCN, [0, *[rise] * 3], member=member) for rise in (together, together, other))
+    groups = (
+        resets(FCN, [500, *[rise] * 3], member=member) for rise in (together, together, other)
+    )
     return resets(FCN, [40, *[alone] * 3]), *groups
 
 
@@ -109,9 +116,10 @@ def blocks(first, later, head=1.0):
 
 @pytest.mark.parametrize("name", ["fig3", "fig11", "fig17"])
 def test_bottom_of_plain_networks(name):
-    down = np.linspace(50, 0, len(VGG))
+    down = np.repeat([50.0, 20.0, 1.0], 3)
     assert outcomes(name, resets(VGG, down))["bottom"] == "holds"
     assert outcomes(name, resets(VGG, down[::-1]))["bottom"] == "fails"
+    assert outcomes(name, resets(VGG, np.linspace(80, 75, len(VGG))))["bottom"] == "fails"
 
 
 @pytest.mark.parametrize("name", ["fig4", "fig5"])
@@ -141,6 +149,10 @@ def test_first_epoch(name):
     assert set(outcomes(name, worse).values()) == {"holds"}
     better = resets(RESNET, blocks(0, 0.5), first=np.asarray(blocks(0, 0.5)) - 5)
     assert set(outcomes(name, better).values()) == {"fails"}
+    same = np.asarray(blocks(30, 0.5))
+    few = resets(RESNET, same, first=same + 5 * (np.arange(len(same)) < 2))
+    few["error"] = few["error"].round(1)
+    assert outcomes(name, few)["first-epoch"] == "holds"
 
 
 @pytest.mark.parametrize("name", ["fig14", "fig15", "fig16"])
@@ -159,6 +171,17 @@ def test_table1():
 
     assert set(outcomes("table1", measured(11, 10)).values()) == {"holds"}
     assert outcomes("table1", measured(8.5, 20)) == {"frozen": "fails", "removed": "fails"}
+
+
+def test_table1_agrees_with_the_numbers_of_the_paper():
+    def measured(variant):
+        data, network, way = variant.split("-")
+        full, reset, frozen, removed = REPORTED[data][int(network.removeprefix("resnet"))]
+        base = {"full": full, "frozen": frozen, "removed": removed}[way]
+        return resets(RESNET, blocks(30, reset - full), base=base)
+
+    found = outcomes("table1", measured, "paper")
+    assert found == dict.fromkeys(("frozen", "removed", "removed-imagenet"), "holds")
 
 
 def accuracies(clean, fgsm, pgd):
@@ -189,7 +212,7 @@ def test_table3(gain, outcome):
 
 @pytest.mark.parametrize(
     ("plain", "best", "expected"),
-    [(1.2, 0.8, ("holds", "holds")), (1.2, 1.3, ("fails", "fails"))],
+    [(1.2, 0.8, ("holds", "fails")), (1.2, 1.3, ("fails", "holds"))],
 )
 def test_bound(plain, best, expected):
     seeds = np.random.default_rng(0).normal(0, 1e-3, 3)
@@ -228,7 +251,8 @@ def test_every_recipe_makes_a_study_at_every_scale(name, scale):
     for config in study.variants.values():
         assert from_dict(to_dict(config)) == config
     if scale == "small":
-        assert "Reduced" in study.summary
+        assert study.reduction.startswith(("Reduced", "Weight decay", "MNIST"))
+        assert study.reduction in study.description
 
 
 def test_paper_scale_has_the_papers_settings():
