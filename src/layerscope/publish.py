@@ -36,6 +36,8 @@ COLUMNS = (
     Column("half_time", format=".3g", note="Less than half of the way remains from then on."),
     Column("directness", format=".0%", note="Net progress over path walked."),
 )
+MOST_NETWORKS = 8
+"""Networks of a study up to which each has a sentence."""
 LIVE = ("weight_change", "distance_from_initialisation")
 SECTIONS = {
     "weight_change": "How much each layer changes",
@@ -317,6 +319,8 @@ def _study_findings(study: Study, data: xr.DataTree) -> tuple[Finding, ...]:
     ]
     if len(found) == 1:
         return tuple(resets(found[0][1]))
+    if len(found) > MOST_NETWORKS:  # the figures compare them
+        return ()
     return tuple(reset_summary(dataset, variant) for variant, dataset in found)
 
 

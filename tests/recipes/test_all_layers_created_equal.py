@@ -176,7 +176,7 @@ def test_table1():
 def test_table1_agrees_with_the_numbers_of_the_paper():
     def measured(variant):
         data, network, way = variant.split("-")
-        full, reset, frozen, removed = REPORTED[data][int(network.removeprefix("resnet"))]
+        full, reset, frozen, removed, _ = REPORTED[data][int(network.removeprefix("resnet"))]
         base = {"full": full, "frozen": frozen, "removed": removed}[way]
         return resets(RESNET, blocks(30, reset - full), base=base)
 

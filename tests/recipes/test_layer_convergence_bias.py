@@ -233,7 +233,7 @@ def test_every_recipe_makes_a_study_at_every_scale(name, scale):
         assert config.optimizer.learning_rate > 0
         assert from_dict(to_dict(config)) == config
     if scale == "small":
-        assert "Reduced" in study.summary
+        assert "Reduced" in study.reduction
 
 
 def test_figures_of_one_network_share_its_runs():

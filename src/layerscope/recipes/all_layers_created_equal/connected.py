@@ -149,7 +149,7 @@ def _widths(name: str, scale: Scale, parts: Mapping[Data, Scale], note: str) -> 
                     key=f"width-{part}",
                     title=f"Cost of resetting a layer above the first, {TITLES[part]}{suffix(at)}",
                     caption="Mean over these layers, each reset to its initial weights alone; mean "
-                    "and 95% interval over seeds.",
+                    "and 95% interval over seeds." + (f" {note}" if at != scale else ""),
                     x="width",
                     hue="depth",
                     log_x=True,

@@ -375,6 +375,11 @@ def trained_error(data: xr.DataTree, variant: str, probe: Probe) -> xr.DataArray
     return found(data, variant, probe)["base_error"]
 
 
+def later_deviation(data: xr.DataTree, variant: str, probe: Probe) -> xr.DataArray:
+    """Deviation (seed) of the test error over resets of one later block to initialisation, %."""
+    return blocks(initial(found(data, variant, probe), "error"), later=True).std("layer", ddof=1)
+
+
 def later_mean(data: xr.DataTree, variant: str, probe: Probe) -> xr.DataArray:
     """Mean test error (seed) over resets of one later block to initialisation, %."""
     return blocks(initial(found(data, variant, probe), "error"), later=True).mean("layer")

@@ -104,7 +104,7 @@ def fig17(scale: Scale) -> Study:
 
     paper = scale == "paper"
     sets = (
-        ("aircraft", "caltech101", "cub200", "domainnet")
+        ("aircraft", "caltech101", "cub200", "domainnet_painting")
         if paper
         else ("mnist", "fashion_mnist", "cifar10", "tiny_imagenet")
     )
