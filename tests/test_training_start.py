@@ -335,7 +335,7 @@ def test_workers_that_need_one_run_at_once_share_it(tmp_path):
 
 
 def test_the_seeds_of_a_study_leave_the_other_run_alone():
-    study = Study("n", "t", "s", "s", "smoke", {"a": TUNED}, (0, 1), (), (), lambda _: [])
+    study = Study("n", "t", "s", "s", "r", "smoke", {"a": TUNED}, (0, 1), (), (), lambda _: [])
     runs = [config for _, _, config in study.runs()]
     assert [config.seed for config in runs] == [0, 1]
     assert {config.start for config in runs} == {TUNED.start}

@@ -249,6 +249,40 @@ def test_figures_of_one_network_share_its_runs():
     assert shared == hashes
 
 
+def variation(before, after, error):
+    """Weight change of every epoch, the first one large, and a test error."""
+    study = RECIPES["fig11"]("small")
+    epochs = np.arange(1.0, 25.0)
+    drop = study.variants["resnet50"].milestones[0]
+    values = np.where(epochs <= drop, before, after)[:, None] * np.ones(3)
+    values[0] = 9.0
+    coords = {"layer": list("abc"), "seed": range(5), "epoch": ("step", epochs)}
+    change = xr.Dataset({"change": noisy(values, "step", "layer")}, coords=coords)
+    performance = xr.Dataset(
+        {"error": noisy([error], "step")}, coords={"seed": range(5), "step": [10]}
+    )
+    probe = next(p.key for p in study.probes if p.key.startswith("weight_change"))
+    nodes = {}
+    for variant in study.variants:
+        nodes |= {f"{variant}/{probe}": change, f"{variant}/performance": performance}
+    return study, nodes
+
+
+@pytest.mark.parametrize(("before", "after", "outcome"), [(2, 1, "holds"), (1, 2, "fails")])
+def test_variation_is_compared_without_the_first_epoch(before, after, outcome):
+    assert set(decided(*variation(before, after, 50.0)).values()) == {outcome}
+
+
+def test_networks_that_have_not_learnt_decide_nothing():
+    study, nodes = variation(2, 1, 99.4)
+    verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
+    assert {v.outcome for v in verdicts} == {"inconclusive"}
+    assert all("resnet50 (99.4% error), vgg19" in v.note for v in verdicts)
+    figures = study.figures(xr.DataTree.from_dict(nodes))
+    assert [f.key for f in figures][-1] == "test-error"
+    assert "90%, 99.5%" in figures[-1].caption
+
+
 SAME = {"fig8a", "fig8e", *(f"fig{i}" for i in (12, 13, 14, 15, 16, 17, 18, 19))}
 """Recipes that are made like another one."""
 

@@ -53,6 +53,62 @@ def make_study(
     )
 
 
+def image_study(
+    scale: Scale,
+    figure: str,
+    title: str,
+    summary: str,
+    reduction: str,
+    variants: Mapping[str, RunConfig],
+    probes: Sequence[Probe],
+    claims: Sequence[Claim],
+    figures: Callable[[xr.DataTree], list[Figure]],
+    source: str = "",
+) -> Study:
+    """A study of networks on images, which shows test errors and decides nothing on untrained ones.
+
+    What a layer of a network at chance does is no evidence on how layers learn.
+    """
+    from dataclasses import replace
+
+    from layerscope.probes import Performance
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    measured = [p for p in probes if not isinstance(p, Performance)]
+    chance = {name: deciding.chance(config) for name, config in variants.items()}
+    return make_study(
+        scale,
+        figure,
+        title,
+        summary,
+        reduction,
+        variants,
+        (*measured, Performance()),
+        [replace(claim, decide=deciding.if_learnt(chance, claim.decide)) for claim in claims],
+        lambda data: [*figures(data), _errors(data, chance, scale)],
+        source,
+    )
+
+
+def _errors(data: xr.DataTree, chance: Mapping[str, float], scale: Scale) -> Figure:
+    import xarray as xr
+
+    from layerscope.figures.figure import Bars
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    index = xr.DataArray(list(chance), dims="network", name="network")
+    values = xr.concat([deciding.error(data, name) for name in chance], index)
+    guessing = ", ".join(f"{value:g}%" for value in sorted(set(chance.values())))
+    return Bars(
+        values.reset_coords(drop=True).assign_attrs(long_name="test error", units="%"),
+        key="test-error",
+        title="How well the networks have learnt" + suffix(scale),
+        caption=f"Test error at the end of training; mean and 95% interval over seeds. Guessing "
+        f"gives {guessing}; claims on networks near that are not decided.",
+        x="network",
+    )
+
+
 def curves(
     data: xr.DataTree, titles: Mapping[str, str], scale: Scale, only: Sequence[str] = ()
 ) -> list[Figure]:

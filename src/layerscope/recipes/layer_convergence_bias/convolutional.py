@@ -9,8 +9,8 @@ from layerscope.config import RunConfig
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
+    image_study,
     make_claim,
-    make_study,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     DEEP,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerscope.figures.figure import Figure
     from layerscope.study import Scale, Study
 
-TINY = "Tiny ImageNet in place of ImageNet (VGG-19 at 32x32)"
+STAND_INS = "Tiny ImageNet (for VGG-19 CIFAR-10, at 32x32) in place of ImageNet"
 
 
 def _networks(scale: Scale) -> dict[str, RunConfig]:
@@ -40,7 +40,7 @@ def _networks(scale: Scale) -> dict[str, RunConfig]:
 
 
 def _reduction(scale: Scale) -> str:
-    return reduced(scale, TINY, imagenet(scale, "resnet50").epochs)
+    return reduced(scale, STAND_INS, imagenet(scale, "resnet50"))
 
 
 VGG_SHOWN = ("conv1", "conv5", "conv9", "conv13", "fc1")
@@ -76,7 +76,7 @@ def fig2(scale: Scale) -> Study:
             {n: above(-rate.sel(layer=n), f"-C(0, {start}) of {n}") for n in VGG_SHOWN[1:]}
         )
 
-    return make_study(
+    return image_study(
         scale,
         "fig2",
         "Do shallow layers of convolutional networks converge faster?",
@@ -222,7 +222,7 @@ def _landscapes(
             ]
         return made
 
-    return make_study(
+    return image_study(
         scale,
         figure,
         "Is the loss around deeper layers more rugged?"
@@ -265,17 +265,21 @@ def fig7(scale: Scale) -> Study:
     """Response frequencies: deep layers become more sensitive as training goes on.
 
     Fig. 7: change of a layer's output over a small change of a random input. The normaliser is not
-    stated; the plain ratio decides, its change since the initialisation, so that sizes of layers do
-    not count.
+    stated; the plain ratio decides, and its growth since early training (epoch 5 of 120), up to
+    which the paper finds no difference. At initialisation the running statistics of normalisation
+    are not those of the data yet, and nothing can be compared with it.
     """
     from layerscope.figures.figure import Lines
     from layerscope.probes import ResponseFrequency
     from layerscope.recipes.layer_convergence_bias import deciding
 
+    early = max(1, imagenet(scale, "resnet50").epochs * 5 // 120)
+
     def growth(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
         def effect(data: xr.DataTree) -> xr.DataArray:
             values = deciding.node(data, family, "response_frequency")["response"]
-            change = deciding.log2(values.isel(step=-1, drop=True) / values.isel(step=0, drop=True))
+            before = values.isel(step=int((values["epoch"] >= early).argmax()), drop=True)
+            change = deciding.log2(values.isel(step=-1, drop=True) / before)
             return change.sel(layer=DEEP[family], drop=True) - change.sel(
                 layer=SHALLOW[family], drop=True
             )
@@ -285,7 +289,9 @@ def fig7(scale: Scale) -> Study:
     def figures(data: xr.DataTree) -> list[Figure]:
         return [
             Lines(
-                deciding.node(data, family, "response_frequency")[name].swap_dims(step="epoch"),
+                deciding.node(data, family, "response_frequency")[name]
+                .isel(step=slice(1, None))
+                .swap_dims(step="epoch"),
                 key=f"{name}-{family}",
                 title=f"{NAMES[family]}: {text}{suffix(scale)}",
                 caption="Change of a layer's output over a small change of a Gaussian input, "
@@ -300,7 +306,7 @@ def fig7(scale: Scale) -> Study:
             )
         ]
 
-    return make_study(
+    return image_study(
         scale,
         "fig7",
         "Do deeper layers come to answer faster changes?",
@@ -311,8 +317,8 @@ def fig7(scale: Scale) -> Study:
         [
             make_claim(
                 family,
-                f"{NAMES[family]}: the response of {DEEP[family]} grows more in training than that "
-                f"of {SHALLOW[family]}.",
+                f"{NAMES[family]}: from epoch {early} on, the response of {DEEP[family]} grows "
+                f"more than that of {SHALLOW[family]}.",
                 "Fig. 7, Section 5",
                 growth(family),
                 "difference of log2 of growth",
@@ -338,8 +344,9 @@ def fig11(scale: Scale) -> Study:
     def fall(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
         def effect(data: xr.DataTree) -> xr.DataArray:
             values = deciding.node(data, family, "weight_change")["change"]
-            before = values.where(values["epoch"] <= drop, drop=True).mean("step")
-            after = values.where(values["epoch"] > drop, drop=True).mean("step")
+            epoch = values["epoch"]  # the first one moves away from the initialisation
+            before = values.where((epoch > 1) & (epoch <= drop), drop=True).mean("step")
+            after = values.where(epoch > drop, drop=True).mean("step")
             return deciding.log2(before / after).min("layer")
 
         return effect
@@ -358,7 +365,7 @@ def fig11(scale: Scale) -> Study:
             for family in FAMILIES
         ]
 
-    return make_study(
+    return image_study(
         scale,
         "fig11",
         "Does weight variation show which layers converge first?",

@@ -10,8 +10,8 @@ from layerscope.config import Start
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
+    image_study,
     make_claim,
-    make_study,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     DEEP,
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 def fig8e(scale: Scale) -> Study:
     """On simpler images the deepest layers converge faster.
 
-    Fig. 8 (e-h): CIFAR-10 against CIFAR-100, 100 epochs. At ``small`` Tiny ImageNet, with 200
-    classes, stands in for CIFAR-100.
+    Fig. 8 (e-h): CIFAR-10 against CIFAR-100, 100 epochs. At ``small`` Fashion-MNIST against
+    CIFAR-10, which narrow networks learn from a few thousand images.
     """
     from layerscope.probes import Convergence
     from layerscope.recipes.layer_convergence_bias import deciding
 
-    harder = "cifar100" if scale == "paper" else "tiny_imagenet"
-    sets = {"simple": "cifar10", "complex": harder}
+    simple, hard = ("cifar10", "cifar100") if scale == "paper" else ("fashion_mnist", "cifar10")
+    sets = {"simple": simple, "complex": hard}
     variants = {
         f"{family}-{kind}": other(scale, family, name)
         for family in FAMILIES
@@ -68,13 +68,13 @@ def fig8e(scale: Scale) -> Study:
         for family in FAMILIES
         for kind, name in sets.items()
     }
-    data_text = "Tiny ImageNet in place of CIFAR-100 (VGG-19 at 32x32)"
-    return make_study(
+    data_text = "Fashion-MNIST and CIFAR-10 for CIFAR-10 and CIFAR-100 (VGG-19 at 32x32)"
+    return image_study(
         scale,
         "fig8e",
         "Do the deepest layers converge faster on simpler images?",
-        "Two networks on a set of ten classes and one of many.",
-        reduced(scale, data_text, epochs),
+        "Two networks on a simpler and a harder set.",
+        reduced(scale, data_text, next(iter(variants.values()))),
         variants,
         (Convergence(intervals=((0, until),)),),
         [
@@ -118,12 +118,12 @@ def fig17(scale: Scale) -> Study:
         f"{family}-{name}": f"{NAMES[family]}, {name}" for family in families for name in sets
     }
     text = "MNIST, Fashion-MNIST, CIFAR-10 and Tiny ImageNet in place of the paper's four sets"
-    return make_study(
+    return image_study(
         scale,
         "fig17",
         "Does the bias hold on harder images?",
         "Convergence of layers on four data sets.",
-        reduced(scale, text, epochs),
+        reduced(scale, text, next(iter(variants.values())), "ResNet-50 alone, channels / 8"),
         variants,
         (Convergence(intervals=((0, until),)),),
         [
@@ -191,13 +191,18 @@ def fig10(scale: Scale) -> Study:
             ),
         ]
 
-    text = "pre-trained on Tiny ImageNet, fine-tuned on CIFAR-10"
-    return make_study(
+    pretraining = imagenet(scale, "resnet50")
+    text = (
+        f"pre-trained on Tiny ImageNet ({pretraining.epochs} epochs, learning rate "
+        f"{pretraining.optimizer.learning_rate:g}; one network for all seeds), fine-tuned on "
+        "CIFAR-10"
+    )
+    return image_study(
         scale,
         "fig10",
         "What does pre-training change?",
         "ResNet-50 from scratch and pre-trained.",
-        reduced(scale, text, scratch.epochs),
+        reduced(scale, text, scratch),
         variants,
         (Convergence(intervals=((0, until),)), landscape_probe(scale, hessian=False)),
         (

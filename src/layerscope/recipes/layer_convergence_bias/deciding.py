@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.claims import Verdict, above, all_of
+from layerscope.errors import unknown
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from layerscope.config import RunConfig
 
 Decide = Callable[["xr.DataTree"], Verdict]
 
@@ -114,6 +117,65 @@ def when_trained(variants: Sequence[str], statistic: str, decide: Decide, planne
             return Verdict("inconclusive", statistic, float("nan"), None, 0, note=note)
         verdict = decide(data)
         return replace(verdict, note=" ".join(part for part in (verdict.note, note) if part))
+
+    return decided
+
+
+CLASSES = {
+    "digits": 10,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "tiny_imagenet": 200,
+    "imagenet": 1000,
+    "flowers102": 102,
+    "aircraft": 100,
+    "caltech101": 102,
+    "cub200": 200,
+    "domainnet_painting": 345,
+}
+LEARNT = 0.95
+"""A network has learnt where its test error is below this share of the error of guessing."""
+
+
+def chance(config: RunConfig) -> float:
+    """Error of guessing, %, on balanced classes.
+
+    Raises:
+        LayerscopeError: The data are not among those of the recipes.
+    """
+    name = getattr(config.data, "name", "digits")
+    if name not in CLASSES:
+        raise unknown("data set", name, CLASSES)
+    return 100 * (1 - 1 / CLASSES[name])
+
+
+def error(data: xr.DataTree, variant: str) -> xr.DataArray:
+    """Test error at the end of training, % (seed)."""
+    return node(data, variant, "performance")["error"].isel(step=-1, drop=True)
+
+
+def if_learnt(chances: Mapping[str, float], decide: Decide) -> Decide:
+    """The decision, where every network of the study has learnt something.
+
+    Args:
+        chances: The error of guessing for every variant, %.
+        decide: From data to verdict.
+    """
+
+    def decided(data: xr.DataTree) -> Verdict:
+        guessing = {
+            name: float(error(data, name).mean())
+            for name, value in chances.items()
+            if float(error(data, name).mean()) > LEARNT * value
+        }
+        verdict = decide(data)
+        if not guessing:
+            return verdict
+        names = ", ".join(f"{name} ({value:.1f}% error)" for name, value in guessing.items())
+        note = f"Not decided: {names} has learnt hardly anything."
+        return replace(verdict, outcome="inconclusive", note=f"{note} {verdict.note}".strip())
 
     return decided
 

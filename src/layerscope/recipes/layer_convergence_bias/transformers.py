@@ -8,8 +8,8 @@ from layerscope.config import SGD
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
+    image_study,
     make_claim,
-    make_study,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     reduced,
@@ -44,7 +44,7 @@ def fig9(scale: Scale) -> Study:
     variants = {name: vit(scale, widths) for name, (_, widths) in ARRANGEMENTS.items()}
 
     def error(data: xr.DataTree, name: str) -> xr.DataArray:
-        return deciding.node(data, name, "performance")["error"].isel(step=-1, drop=True)
+        return deciding.error(data, name)
 
     def figures(data: xr.DataTree) -> list[Figure]:
         import xarray as xr
@@ -74,7 +74,7 @@ def fig9(scale: Scale) -> Study:
             f"test error, {less} less {more}, points",
         )
 
-    return make_study(
+    return image_study(
         scale,
         "fig9",
         "Should deeper encoders be wider?",
@@ -87,9 +87,16 @@ def fig9(scale: Scale) -> Study:
     )
 
 
+VIT_READING = (
+    "8 heads, patches of 16 pixels, images cropped and flipped, learning rate 0.1 and momentum 0.9 "
+    "where SGD is used"
+)
+
+
 def _vit_reduced(scale: Scale) -> str:
-    text = "CIFAR-10 in place of ImageNet, width 64 instead of 256 and not channels"
-    return reduced(scale, text, vit(scale, (4,)).epochs)
+    text = "CIFAR-10 in place of ImageNet"
+    size = "width 64 instead of 256, 4 heads instead of 8, patches of 4 pixels instead of 16"
+    return reduced(scale, text, vit(scale, (4,)), size, VIT_READING)
 
 
 def fig21(scale: Scale) -> Study:
@@ -111,7 +118,7 @@ def fig21(scale: Scale) -> Study:
         rate = deciding.rates(data, "adam").sel(layer=encoders)
         return rate.isel(layer=slice(0, -1)).min("layer") - rate.isel(layer=-1, drop=True)
 
-    return make_study(
+    return image_study(
         scale,
         "fig21",
         "Do vision transformers show the bias?",
