@@ -278,7 +278,7 @@ def fig7(scale: Scale) -> Study:
     def growth(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
         def effect(data: xr.DataTree) -> xr.DataArray:
             values = deciding.node(data, family, "response_frequency")["response"]
-            before = values.isel(step=int((values["epoch"] >= early).argmax()), drop=True)
+            before = values.where(values["epoch"] >= early, drop=True).isel(step=0, drop=True)
             change = deciding.log2(values.isel(step=-1, drop=True) / before)
             return change.sel(layer=DEEP[family], drop=True) - change.sel(
                 layer=SHALLOW[family], drop=True
