@@ -257,8 +257,7 @@ class Graph:
         inside, alive, most = set(nodes), 0, 0
         for node in nodes:
             alive += _bytes(node)
-            copied = max(map(_bytes, node.all_input_nodes), default=0)
-            copied = max(copied, _blocked_bytes(node))
+            copied = max([_blocked_bytes(node), *map(_bytes, node.all_input_nodes)])
             most = max(most, alive + copied + (_bytes(node) if wide else 0))
             for source in set(node.all_input_nodes):
                 if last[source] is node and source in inside:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from layerscope.config import RunConfig
 from layerscope.recipes.layer_convergence_bias.networks import (
@@ -53,41 +55,30 @@ def make_study(
     )
 
 
-def image_study(
-    scale: Scale,
-    figure: str,
-    title: str,
-    summary: str,
-    reduction: str,
-    variants: Mapping[str, RunConfig],
-    probes: Sequence[Probe],
-    claims: Sequence[Claim],
-    figures: Callable[[xr.DataTree], list[Figure]],
-    source: str = "",
-) -> Study:
-    """A study of networks on images, which shows test errors and decides nothing on untrained ones.
+def on_images(recipe: Callable[..., Study]) -> Callable[..., Study]:
+    """A recipe whose study also shows test errors, and decides nothing on untrained networks.
 
     What a layer of a network at chance does is no evidence on how layers learn.
     """
-    from dataclasses import replace
 
-    from layerscope.probes import Performance
-    from layerscope.recipes.layer_convergence_bias import deciding
+    @wraps(recipe)
+    def made(*arguments: Any, **options: Any) -> Study:
+        from layerscope.probes import Performance
+        from layerscope.recipes.layer_convergence_bias import deciding
 
-    measured = [p for p in probes if not isinstance(p, Performance)]
-    chance = {name: deciding.chance(config) for name, config in variants.items()}
-    return make_study(
-        scale,
-        figure,
-        title,
-        summary,
-        reduction,
-        variants,
-        (*measured, Performance()),
-        [replace(claim, decide=deciding.if_learnt(chance, claim.decide)) for claim in claims],
-        lambda data: [*figures(data), _errors(data, chance, scale)],
-        source,
-    )
+        study = recipe(*arguments, **options)
+        chance = {name: deciding.chance(config) for name, config in study.variants.items()}
+        return replace(
+            study,
+            probes=(*study.probes, Performance()),
+            claims=tuple(
+                replace(claim, decide=deciding.if_learnt(chance, claim.decide))
+                for claim in study.claims
+            ),
+            figures=lambda data: [*study.figures(data), _errors(data, chance, study.scale)],
+        )
+
+    return made
 
 
 def _errors(data: xr.DataTree, chance: Mapping[str, float], scale: Scale) -> Figure:

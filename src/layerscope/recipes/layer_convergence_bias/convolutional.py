@@ -9,8 +9,9 @@ from layerscope.config import RunConfig
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
-    image_study,
     make_claim,
+    make_study,
+    on_images,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     DEEP,
@@ -46,6 +47,7 @@ def _reduction(scale: Scale) -> str:
 VGG_SHOWN = ("conv1", "conv5", "conv9", "conv13", "fc1")
 
 
+@on_images
 def fig2(scale: Scale) -> Study:
     """ResNet-50 and VGG-19 on ImageNet: shallow layers converge faster until the rate falls.
 
@@ -76,7 +78,7 @@ def fig2(scale: Scale) -> Study:
             {n: above(-rate.sel(layer=n), f"-C(0, {start}) of {n}") for n in VGG_SHOWN[1:]}
         )
 
-    return image_study(
+    return make_study(
         scale,
         "fig2",
         "Do shallow layers of convolutional networks converge faster?",
@@ -121,6 +123,7 @@ def fig2(scale: Scale) -> Study:
     )
 
 
+@on_images
 def _landscapes(
     scale: Scale, figure: str, families: Sequence[Family], source: str, repeatable: bool
 ) -> Study:
@@ -222,7 +225,7 @@ def _landscapes(
             ]
         return made
 
-    return image_study(
+    return make_study(
         scale,
         figure,
         "Is the loss around deeper layers more rugged?"
@@ -261,6 +264,7 @@ def fig19(scale: Scale) -> Study:
     return _landscapes(scale, "fig19", ("vgg19",), f"{PAPER} Fig. 19", repeatable=True)
 
 
+@on_images
 def fig7(scale: Scale) -> Study:
     """Response frequencies: deep layers become more sensitive as training goes on.
 
@@ -306,7 +310,7 @@ def fig7(scale: Scale) -> Study:
             )
         ]
 
-    return image_study(
+    return make_study(
         scale,
         "fig7",
         "Do deeper layers come to answer faster changes?",
@@ -329,6 +333,7 @@ def fig7(scale: Scale) -> Study:
     )
 
 
+@on_images
 def fig11(scale: Scale) -> Study:
     """Weight variation falls with the learning rate and shows no convergence before.
 
@@ -365,7 +370,7 @@ def fig11(scale: Scale) -> Study:
             for family in FAMILIES
         ]
 
-    return image_study(
+    return make_study(
         scale,
         "fig11",
         "Does weight variation show which layers converge first?",

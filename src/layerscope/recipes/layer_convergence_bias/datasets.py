@@ -10,8 +10,9 @@ from layerscope.config import Start
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
-    image_study,
     make_claim,
+    make_study,
+    on_images,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     DEEP,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from layerscope.study import Scale, Study
 
 
+@on_images
 def fig8e(scale: Scale) -> Study:
     """On simpler images the deepest layers converge faster.
 
@@ -69,7 +71,7 @@ def fig8e(scale: Scale) -> Study:
         for kind, name in sets.items()
     }
     data_text = "Fashion-MNIST and CIFAR-10 for CIFAR-10 and CIFAR-100 (VGG-19 at 32x32)"
-    return image_study(
+    return make_study(
         scale,
         "fig8e",
         "Do the deepest layers converge faster on simpler images?",
@@ -93,6 +95,7 @@ def fig8e(scale: Scale) -> Study:
     )
 
 
+@on_images
 def fig17(scale: Scale) -> Study:
     """Harder data sets with few images per class: the bias roughly holds.
 
@@ -118,7 +121,7 @@ def fig17(scale: Scale) -> Study:
         f"{family}-{name}": f"{NAMES[family]}, {name}" for family in families for name in sets
     }
     text = "MNIST, Fashion-MNIST, CIFAR-10 and Tiny ImageNet in place of the paper's four sets"
-    return image_study(
+    return make_study(
         scale,
         "fig17",
         "Does the bias hold on harder images?",
@@ -144,6 +147,7 @@ def fig17(scale: Scale) -> Study:
     )
 
 
+@on_images
 def fig10(scale: Scale) -> Study:
     """Transfer: a pre-trained network's deepest stage converges fastest, in a flatter landscape.
 
@@ -197,7 +201,7 @@ def fig10(scale: Scale) -> Study:
         f"{pretraining.optimizer.learning_rate:g}; one network for all seeds), fine-tuned on "
         "CIFAR-10"
     )
-    return image_study(
+    return make_study(
         scale,
         "fig10",
         "What does pre-training change?",

@@ -165,15 +165,12 @@ def if_learnt(chances: Mapping[str, float], decide: Decide) -> Decide:
     """
 
     def decided(data: xr.DataTree) -> Verdict:
-        guessing = {
-            name: float(error(data, name).mean())
-            for name, value in chances.items()
-            if float(error(data, name).mean()) > LEARNT * value
-        }
+        errors = {name: float(error(data, name).mean()) for name in chances}
+        guessing = [name for name, value in errors.items() if value > LEARNT * chances[name]]
         verdict = decide(data)
         if not guessing:
             return verdict
-        names = ", ".join(f"{name} ({value:.1f}% error)" for name, value in guessing.items())
+        names = ", ".join(f"{name} ({errors[name]:.1f}% error)" for name in guessing)
         note = f"Not decided: {names} has learnt hardly anything."
         return replace(verdict, outcome="inconclusive", note=f"{note} {verdict.note}".strip())
 

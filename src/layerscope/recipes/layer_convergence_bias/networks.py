@@ -74,7 +74,8 @@ def reduced(
     if scale == "smoke":
         return SMOKE
     assert isinstance(config.data, Images)
-    warm = config.warmup * config.batch_size / (config.data.limit or 1) / config.epochs
+    assert config.data.limit is not None
+    warm = config.warmup * config.batch_size / (config.data.limit * config.epochs)
     return (
         f"Reduced: {data}, {size}, {config.epochs} epochs on {config.data.limit:,} images of "
         f"{config.data.image_size}x{config.data.image_size} pixels, tested on "

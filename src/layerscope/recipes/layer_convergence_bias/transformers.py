@@ -8,8 +8,9 @@ from layerscope.config import SGD
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
     difference,
-    image_study,
     make_claim,
+    make_study,
+    on_images,
 )
 from layerscope.recipes.layer_convergence_bias.networks import (
     reduced,
@@ -31,6 +32,7 @@ ARRANGEMENTS = {
 }
 
 
+@on_images
 def fig9(scale: Scale) -> Study:
     """ViTs of equal size are better with the wider encoders at the end.
 
@@ -38,20 +40,16 @@ def fig9(scale: Scale) -> Study:
     At ``small`` on CIFAR-10, width 64.
     """
     from layerscope.figures.figure import Bars
-    from layerscope.probes import Performance
     from layerscope.recipes.layer_convergence_bias import deciding
 
     variants = {name: vit(scale, widths) for name, (_, widths) in ARRANGEMENTS.items()}
-
-    def error(data: xr.DataTree, name: str) -> xr.DataArray:
-        return deciding.error(data, name)
 
     def figures(data: xr.DataTree) -> list[Figure]:
         import xarray as xr
 
         labels = [label for label, _ in ARRANGEMENTS.values()]
         index = xr.DataArray(labels, dims="arrangement", name="arrangement")
-        values = xr.concat([error(data, name) for name in ARRANGEMENTS], index)
+        values = xr.concat([deciding.error(data, name) for name in ARRANGEMENTS], index)
         values = values.reset_coords(drop=True).assign_attrs(long_name="test error", units="%")
         return [
             Bars(
@@ -70,18 +68,18 @@ def fig9(scale: Scale) -> Study:
             f"{ARRANGEMENTS[more][0].capitalize()} has a smaller test error than "
             f"{ARRANGEMENTS[less][0]}.",
             "Fig. 9, Section 6.1",
-            lambda data: error(data, less) - error(data, more),
+            lambda data: deciding.error(data, less) - deciding.error(data, more),
             f"test error, {less} less {more}, points",
         )
 
-    return image_study(
+    return make_study(
         scale,
         "fig9",
         "Should deeper encoders be wider?",
         "Vision transformers of 12 encoders with feed-forward parts of different widths.",
         _vit_reduced(scale),
         variants,
-        (Performance(),),
+        (),
         (better("wider", "wider", "vanilla"), better("narrower", "vanilla", "narrower")),
         figures,
     )
@@ -99,6 +97,7 @@ def _vit_reduced(scale: Scale) -> str:
     return reduced(scale, text, vit(scale, (4,)), size, VIT_READING)
 
 
+@on_images
 def fig21(scale: Scale) -> Study:
     """ViT trained with SGD shows the bias, with Adam only roughly.
 
@@ -118,7 +117,7 @@ def fig21(scale: Scale) -> Study:
         rate = deciding.rates(data, "adam").sel(layer=encoders)
         return rate.isel(layer=slice(0, -1)).min("layer") - rate.isel(layer=-1, drop=True)
 
-    return image_study(
+    return make_study(
         scale,
         "fig21",
         "Do vision transformers show the bias?",
