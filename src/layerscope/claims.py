@@ -53,12 +53,14 @@ class Claim:
         text: The statement.
         source: Paper and place.
         decide: From the study's data to the verdict.
+        variants: Variants of the study that it speaks of; all of them where empty.
     """
 
     id: str
     text: str
     source: str
     decide: Callable[[xr.DataTree], Verdict]
+    variants: tuple[str, ...] = ()
 
     def row(self, verdict: Verdict) -> dict[str, Any]:
         """Plain values for ``claims.json``."""
@@ -134,5 +136,5 @@ def all_of(parts: Mapping[str, Verdict]) -> Verdict:
         weakest.interval,
         min(part.n_seeds for part in parts.values()),
         weakest.threshold,
-        f"Parts: {others}.",
+        f"Parts: {others}." if len(parts) > 1 else weakest.note,
     )

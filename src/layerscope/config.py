@@ -195,7 +195,8 @@ class Images:
         image_size: Resize to squares of this side.
         normalise: Subtract the mean and divide by the deviation of all training pixels, per
             ``"channel"`` or ``"global"`` over all channels together.
-        subset_seed: Seed of the subsets.
+        subset_seed: Seed of the subsets and of the choice of classes.
+        classes: Keep the images of so many classes, drawn at random and numbered anew.
     """
 
     name: str = "mnist"
@@ -204,6 +205,7 @@ class Images:
     image_size: int | None = None
     normalise: Literal["channel", "global"] = "channel"
     subset_seed: int = 0
+    classes: int | None = None
 
 
 DataConfig = Digits | Sine | Images

@@ -65,6 +65,8 @@ def test_a_data_root_must_exist(tmp_path, cache):
         ({"classes": None, "labels": [0, 1, None, 1, 0, 1]}, {}, "image 2 of .* has label None"),
         ({}, {"limit": 7}, "limit is 7, but the train part of .* has 6 images"),
         ({}, {"limit": 0}, "limit is 0"),
+        ({}, {"classes": 4}, "classes is 4, but .* has 3 classes"),
+        ({}, {"classes": 1}, "classes is 1"),
         ({}, {"test_limit": 4}, "test_limit is 4, but the test part of .* has 3 images"),
         ({}, {"image_size": 0}, "image_size is 0"),
     ],

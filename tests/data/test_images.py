@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -93,6 +94,23 @@ def test_a_subset_is_random_seeded_and_nested(make_set):
     limited = load(Images(folder, limit=5, test_limit=2))
     assert len(limited.test) == 2
     assert limited.note.startswith("subset of 5 training images (seed 0); subset of 2 test images")
+
+
+def test_classes_are_chosen_by_seed_nested_and_numbered_anew(make_set):
+    folder = str(make_set(train=30, classes=6, labels=[i % 6 for i in range(30)]))
+    full = load(Images(folder))
+    few, many = (load(Images(folder, classes=n)) for n in (2, 4))
+    assert set(few.class_names) < set(many.class_names) < set(full.class_names)
+    assert few.n_classes == 2
+    for data in (few, many):
+        kept = [name in data.class_names for name in np.take(full.class_names, full.train.targets)]
+        assert torch.equal(data.train.inputs, full.train.inputs[kept])
+        names = np.take(data.class_names, data.train.targets)
+        assert list(names) == list(np.take(full.class_names, full.train.targets[kept]))
+    others = {load(Images(folder, classes=2, subset_seed=s)).class_names for s in range(5)}
+    assert len(others) > 1
+    assert "2 of 6 classes (seed 0)" in few.note
+    assert len(load(Images(folder, classes=2, limit=3)).train) == 3
 
 
 def test_the_second_load_reads_the_cache(make_set, cache, monkeypatch):

@@ -7,6 +7,7 @@ shorter side to ``image_size`` (bilinear, antialiased), then the centre square.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,9 +29,10 @@ def images(config: Images, root: Path | None) -> Dataset:
     Args:
         config: Name, subset and size. A name of the table is read with the table's columns, splits
             and statistics; any other set with those found in it (RGB; mean and standard deviation
-            of its whole training split). ``limit`` and ``test_limit`` take a random subset: the
-            first ones of a permutation drawn from ``subset_seed``, so that a larger limit contains
-            a smaller one. Classes are as balanced as the draw falls.
+            of its whole training split). ``classes``, ``limit`` and ``test_limit`` take a random
+            subset: the first ones of a permutation drawn from ``subset_seed``, so that a larger
+            number contains a smaller one. ``classes`` chooses first, and numbers the chosen
+            classes from 0 in the set's own order; examples are as balanced as the draw falls.
         root: Folder of local copies, looked at before the hub.
 
     Returns:
@@ -39,7 +41,8 @@ def images(config: Images, root: Path | None) -> Dataset:
     Raises:
         LayerscopeError: Unknown name, no copy and no network, a missing split or column, a label
             outside the classes, an unreadable file, images of different size without
-            ``image_size``, a limit larger than the set, or more than 8 GB of pixels.
+            ``image_size``, more classes or a larger limit than the set has, or more than 8 GB of
+            pixels.
     """
     if config.image_size is not None and config.image_size < 1:
         raise LayerscopeError(f"image_size is {config.image_size}.", "It must be at least 1.")
@@ -65,16 +68,42 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
         mean, std = _over_channels(mean, std)
     train = Split(decoded.train_images, decoded.train_labels, mean, std)
     test = Split(decoded.test_images, decoded.test_labels, mean, std)
+    notes = _notes(config, row, len(train), len(test), decoded.n_classes)
+    names = decoded.class_names
+    if config.classes is not None:
+        chosen = _chosen_classes(config, decoded.n_classes)
+        train, test = (_of_classes(split, chosen) for split in (train, test))
+        names = names and tuple(names[label] for label in chosen)
     return Dataset(
         name=config.name,
         train=_subset(train, config.limit, config, "train"),
         test=_subset(test, config.test_limit, config, "test"),
         input_shape=tuple(train.inputs.shape[1:]),
-        n_classes=decoded.n_classes,
+        n_classes=config.classes or decoded.n_classes,
         task="classification",
-        class_names=decoded.class_names,
-        note="; ".join(_notes(config, row, len(train), len(test))),
+        class_names=names,
+        note="; ".join(notes),
     )
+
+
+def _chosen_classes(config: Images, n_classes: int) -> list[int]:
+    """The classes that are kept, ascending."""
+    assert config.classes is not None
+    if not 2 <= config.classes <= n_classes:
+        raise LayerscopeError(
+            f"classes is {config.classes:,}, but {config.name} has {n_classes:,} classes.",
+            f"Choose 2 to {n_classes:,}, or leave classes out.",
+        )
+    generator = torch.Generator().manual_seed(mixed_seed(config.subset_seed, "classes"))
+    order = torch.randperm(n_classes, generator=generator)
+    return sorted(order[: config.classes].tolist())
+
+
+def _of_classes(split: Split, chosen: list[int]) -> Split:
+    """The examples of the chosen classes (ascending), which are numbered from 0."""
+    labels = torch.tensor(chosen)
+    kept = split.take(torch.isin(split.targets, labels).nonzero().flatten())
+    return replace(kept, targets=torch.searchsorted(labels, kept.targets))
 
 
 def _over_channels(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +127,9 @@ def _subset(split: Split, limit: int | None, config: Images, part: str) -> Split
     return split.take(torch.randperm(len(split), generator=generator)[:limit])
 
 
-def _notes(config: Images, row: ImageSet | None, n_train: int, n_test: int) -> list[str]:
+def _notes(
+    config: Images, row: ImageSet | None, n_train: int, n_test: int, n_classes: int
+) -> list[str]:
     """What a caption has to say, from the table, the copy's size and the configuration."""
     notes = [row.note] if row and row.note else []
     for part, count, full in (
@@ -110,6 +141,8 @@ def _notes(config: Images, row: ImageSet | None, n_train: int, n_test: int) -> l
     side = _side(config, row)
     if side is not None and (row is None or row.native_size_varies or side != row.image_size):
         notes.append(f"resized to {side}x{side}")
+    if config.classes is not None:
+        notes.append(f"{config.classes} of {n_classes:,} classes (seed {config.subset_seed})")
     for part, limit in (("training", config.limit), ("test", config.test_limit)):
         if limit is not None:
             notes.append(f"subset of {limit:,} {part} images (seed {config.subset_seed})")

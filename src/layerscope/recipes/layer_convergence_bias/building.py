@@ -8,9 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from layerscope.config import RunConfig
-from layerscope.recipes.layer_convergence_bias.networks import (
-    SEEDS,
-)
+from layerscope.recipes.layer_convergence_bias.networks import SEEDS
 from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
 
 if TYPE_CHECKING:
@@ -72,7 +70,12 @@ def on_images(recipe: Callable[..., Study]) -> Callable[..., Study]:
             study,
             probes=(*study.probes, Performance()),
             claims=tuple(
-                replace(claim, decide=deciding.if_learnt(chance, claim.decide))
+                replace(
+                    claim,
+                    decide=deciding.if_learnt(
+                        {name: chance[name] for name in claim.variants or chance}, claim.decide
+                    ),
+                )
                 for claim in study.claims
             ),
             figures=lambda data: [*study.figures(data), _errors(data, chance, study.scale)],
@@ -146,11 +149,12 @@ def make_claim(
     effect: Callable[[xr.DataTree], xr.DataArray],
     statistic: str,
     threshold: float = 0.0,
+    variants: Sequence[str] = (),
 ) -> Claim:
-    """A claim that holds where an effect exceeds a threshold."""
+    """A claim, on some variants or all, that holds where an effect exceeds a threshold."""
     from layerscope.claims import Claim, above
 
     def decide(data: xr.DataTree) -> Verdict:
         return above(effect(data), statistic, threshold)
 
-    return Claim(name, text, f"{PAPER} {source}", decide)
+    return Claim(name, text, f"{PAPER} {source}", decide, tuple(variants))

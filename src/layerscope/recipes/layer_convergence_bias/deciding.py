@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.claims import Verdict, above, all_of
-from layerscope.errors import unknown
+from layerscope.config import Digits, Images
+from layerscope.data.table import IMAGE_SETS, row_of
+from layerscope.errors import LayerscopeError, unknown
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,7 +97,7 @@ def labelled(values: xr.DataArray) -> xr.DataArray:
     return chosen.assign_coords(layer=[label(str(name)) for name in names])
 
 
-def when_trained(variants: Sequence[str], statistic: str, decide: Decide, planned: int) -> Decide:
+def when_trained(variants: Iterable[str], decide: Decide, planned: int) -> Decide:
     """The decision, with a word on runs that diverged.
 
     No decision where more than half of the runs of one of the variants diverged: those that are
@@ -103,7 +105,6 @@ def when_trained(variants: Sequence[str], statistic: str, decide: Decide, planne
 
     Args:
         variants: What is compared.
-        statistic: What the decision rests on, for a verdict without one.
         decide: From data to verdict.
         planned: Seeds of every variant.
     """
@@ -114,27 +115,13 @@ def when_trained(variants: Sequence[str], statistic: str, decide: Decide, planne
                 if n < planned]  # fmt: skip
         note = "; ".join(gone) + "." if gone else ""
         if any(2 * n < planned for n in left.values()):
-            return Verdict("inconclusive", statistic, float("nan"), None, 0, note=note)
+            return Verdict("inconclusive", "too few runs left", float("nan"), None, 0, note=note)
         verdict = decide(data)
         return replace(verdict, note=" ".join(part for part in (verdict.note, note) if part))
 
     return decided
 
 
-CLASSES = {
-    "digits": 10,
-    "mnist": 10,
-    "fashion_mnist": 10,
-    "cifar10": 10,
-    "cifar100": 100,
-    "tiny_imagenet": 200,
-    "imagenet": 1000,
-    "flowers102": 102,
-    "aircraft": 100,
-    "caltech101": 102,
-    "cub200": 200,
-    "domainnet_painting": 345,
-}
 LEARNT = 0.95
 """A network has learnt where its test error is below this share of the error of guessing."""
 
@@ -143,12 +130,21 @@ def chance(config: RunConfig) -> float:
     """Error of guessing, %, on balanced classes.
 
     Raises:
-        LayerscopeError: The data are not among those of the recipes.
+        LayerscopeError: The data are no images of the table.
     """
-    name = getattr(config.data, "name", "digits")
-    if name not in CLASSES:
-        raise unknown("data set", name, CLASSES)
-    return 100 * (1 - 1 / CLASSES[name])
+    match config.data:
+        case Digits():
+            classes = 10
+        case Images(name, classes=chosen):
+            row = row_of(name)
+            if row is None:
+                raise unknown("data set", name, IMAGE_SETS)
+            classes = chosen or row.classes
+        case _:
+            raise LayerscopeError(
+                f"{type(config.data).__name__} has no classes to guess.", "Choose images."
+            )
+    return 100 * (1 - 1 / classes)
 
 
 def error(data: xr.DataTree, variant: str) -> xr.DataArray:
@@ -157,10 +153,10 @@ def error(data: xr.DataTree, variant: str) -> xr.DataArray:
 
 
 def if_learnt(chances: Mapping[str, float], decide: Decide) -> Decide:
-    """The decision, where every network of the study has learnt something.
+    """The decision, where every network that is spoken of has learnt something.
 
     Args:
-        chances: The error of guessing for every variant, %.
+        chances: The error of guessing for every such variant, %.
         decide: From data to verdict.
     """
 

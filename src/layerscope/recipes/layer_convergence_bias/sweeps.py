@@ -48,6 +48,7 @@ def _sweep(
 ) -> Study:
     """A study with one variant per value of a setting; ``variants``: (label, configuration)."""
     from layerscope.probes import Convergence, Performance
+    from layerscope.recipes.layer_convergence_bias import deciding
 
     labels = {name: label for name, (label, _) in variants.items()}
     return make_study(
@@ -59,7 +60,15 @@ def _sweep(
         reduced(scale),
         {name: config for name, (_, config) in variants.items()},
         (Convergence(intervals=_intervals(scale)), Performance()),
-        claims,
+        [
+            replace(
+                claim,
+                decide=deciding.when_trained(
+                    claim.variants or labels, claim.decide, len(SEEDS)
+                ),
+            )
+            for claim in claims
+        ],
         lambda data: _figures(data, scale, setting, labels),
         source,
         seeds=SEEDS,
@@ -149,12 +158,7 @@ def _biased(variants: Sequence[str], text: str, source: str, name: str = "bias")
             {v: above(deciding.bias(deciding.rates(data, v)), statistic) for v in variants}
         )
 
-    return Claim(
-        name,
-        text,
-        f"{PAPER} {source}",
-        deciding.when_trained(variants, statistic, decide, len(SEEDS)),
-    )
+    return Claim(name, text, f"{PAPER} {source}", decide, tuple(variants))
 
 
 def _weaker(
@@ -175,25 +179,34 @@ def _weaker(
             }
         )
 
-    decided = deciding.when_trained([strong, *weak], statistic, decide, len(SEEDS))
-    return Claim(name, text, f"{PAPER} {source}", decided)
+    return Claim(name, text, f"{PAPER} {source}", decide, (strong, *weak))
 
 
-def _gone(variant: str, label: str, source: str) -> Claim:
-    """The relative bias of a variant is small."""
-    from layerscope.claims import Claim, above
+def _gone(variant: str, label: str, source: str, either_way: bool = False) -> Claim:
+    """The relative bias of a variant is small, or (not ``either_way``) reversed."""
+    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
 
-    statistic = f"{EVIDENT} less the relative bias"
-
     def decide(data: xr.DataTree) -> Verdict:
-        return above(EVIDENT - deciding.relative_bias(deciding.rates(data, variant)), statistic)
+        bias = deciding.relative_bias(deciding.rates(data, variant))
+        signs = (1, -1) if either_way else (1,)
+        return all_of(
+            {
+                f"bias {'below' if sign > 0 else 'above'} {sign * EVIDENT}": above(
+                    EVIDENT - sign * bias,
+                    f"{EVIDENT} {'less' if sign > 0 else 'plus'} the relative bias",
+                )
+                for sign in signs
+            }
+        )
 
+    text = f"between -{EVIDENT} and {EVIDENT}" if either_way else f"below {EVIDENT}"
     return Claim(
         f"{variant}-none",
-        f"With {label} no bias is evident: the relative bias is below {EVIDENT}.",
+        f"With {label} no bias is evident: the relative bias is {text}.",
         f"{PAPER} {source}",
-        deciding.when_trained([variant], statistic, decide, len(SEEDS)),
+        decide,
+        (variant,),
     )
 
 
@@ -228,9 +241,8 @@ def fig8a(scale: Scale) -> Study:
                 "deeper-faster",
                 "On one sine the last block converges faster than on all four.",
                 f"{PAPER} Fig. 8 (a-d), Section 5",
-                deciding.when_trained(
-                    ["components1", "components4"], statistic, faster, len(SEEDS)
-                ),
+                faster,
+                ("components1", "components4"),
             ),
             _weaker(
                 "components4",
@@ -332,7 +344,8 @@ def fig14(scale: Scale) -> Study:
                 "slower",
                 "Blocks converge more slowly with weight decay 0.01 than without.",
                 f"{PAPER} Fig. 14, Appendix A.3",
-                deciding.when_trained(["wd0", "wd0.01"], statistic, slower, len(SEEDS)),
+                slower,
+                ("wd0", "wd0.01"),
             ),
             _weaker(
                 "wd0",
@@ -418,7 +431,10 @@ def fig16(scale: Scale) -> Study:
                 )
                 for name in ("layer", "group")
             ),
-            *(_gone(name, norms[name], "Fig. 16, Appendix A.3") for name in ("layer", "group")),
+            *(
+                _gone(name, norms[name], "Fig. 16, Appendix A.3", either_way=True)
+                for name in ("layer", "group")
+            ),
         ),
     )
 
@@ -468,13 +484,14 @@ def fig20(scale: Scale) -> Study:
                 "slowest",
                 "Wherever it stands, the block of four layers converges slowest.",
                 f"{PAPER} Fig. 20, Appendix A.6",
-                deciding.when_trained(list(shapes), "C", slowest, len(SEEDS)),
+                slowest,
             ),
             Claim(
                 "worse",
                 "The test loss is larger with the block of four layers first than last.",
                 f"{PAPER} Fig. 20, Appendix A.6",
-                deciding.when_trained(["big1", "big4"], statistic, worse, len(SEEDS)),
+                worse,
+                ("big1", "big4"),
             ),
         ),
     )
