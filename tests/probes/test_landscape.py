@@ -63,6 +63,16 @@ def test_layers_without_a_direction_are_left_out(run):
     assert list(found["layer"].values) == ["0", "4", "9"]  # not the normalisations
 
 
+def test_relative_curvature_is_that_of_a_layer_of_length_one(run):
+    found = measure(PROBE, run, model=CNN.model(), task=CNN.task)
+    weights = run.checkpoint(run.steps[-1])
+    for layer in run.layers:
+        if layer.name in found["layer"]:
+            flat = torch.cat([weights[name].flatten() for name in layer.parameters]).double()
+            ratio = (found["relative_curvature"] / found["curvature"]).sel(layer=layer.name)
+            assert float(ratio) == pytest.approx(float(flat @ flat))
+
+
 def test_another_checkpoint(run):
     probe = LossLandscape(points=1, draws=0, hessian=False, checkpoint=2)
     found = measure(probe, run, model=CNN.model(), task=CNN.task)
@@ -90,4 +100,5 @@ def test_bad_settings_are_named(run, probe, message):
 def test_figures(run):
     found = measure(PROBE, run, model=CNN.model(), task=CNN.task)
     keys = [figure.key for figure in PROBE.figures(found)]
-    assert [key.rpartition("-")[2] for key in keys[1:]] == ["increase", "curvature"]
+    ends = [key.rpartition("-")[2] for key in keys[1:]]
+    assert ends == ["increase", "curvature", "relative_curvature"]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from layerscope.config import from_dict, to_dict
+from layerscope.config import Digits, Images, RunConfig, Sine, from_dict, to_dict
+from layerscope.errors import LayerscopeError
 from layerscope.recipes.layer_convergence_bias import RECIPES
 from layerscope.recipes.layer_convergence_bias.connected import LAYERS, fig1a
-from layerscope.recipes.layer_convergence_bias.deciding import relative_bias
+from layerscope.recipes.layer_convergence_bias.deciding import chance, relative_bias, shared
 from layerscope.reproduce import reproduce
 from layerscope.study import SCALES
 
@@ -61,13 +62,12 @@ def test_paper_scale_has_the_papers_settings():
 # The residual network
 
 BLOCKS = ("input", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "output")
-SWEEPS = ("fig8a", "fig12", "fig13", "fig14", "fig15", "fig16", "fig20")
+SWEEPS = ("fig8a", "fig12", "fig13", "fig14", "fig15", "fig16", "fig20", "domain")
 WEAK = {
     "fig8a": {"components1"},
     "fig13": {"lr0.01"},
     "fig14": {"wd0.01"},
     "fig15": {"adagrad", "rmsprop", "adam"},
-    "fig16": {"layer", "group"},
 }
 
 
@@ -142,19 +142,33 @@ def test_claims_of_fig4_and_fig6(first, last, outcome):
     assert set(found.values()) == {outcome}
 
 
+def rates_of(name, i, variant, sign):
+    """Rates of the first and the last block that are as reported (1) or the opposite (-1)."""
+    if name == "domain":
+        return [0.03 + sign * 0.01 * (2.5 - i), 0.03 - sign * 0.01 * (2.5 - i)]
+    if name == "fig16":
+        reported = {"none": [0.02, 0.01], "batch": [0.04, 0.02], "layer": [0.05, 0.05]}
+        opposite = {"none": [0.05, 0.06], "batch": [0.03, 0.04], "layer": [0.02, 0.01]}
+        made = reported if sign > 0 else opposite
+        return made.get(variant, made["layer"])
+    if variant in WEAK.get(name, ()):
+        weak = {
+            ("fig8a", 1): [0.03, 0.04],
+            ("fig8a", -1): [0.03, 0.001],
+            ("fig14", 1): [0.01, 0.01],
+            ("fig14", -1): [0.09, 0.09],
+            ("fig15", -1): [0.09, 0.01],
+        }
+        return weak.get((name, sign), [0.03, 0.03])
+    return [0.03 + sign * 0.01, 0.03 - sign * 0.01]
+
+
 def swept(name, sign, seeds=5, missing=()):
     """Data of a sweep in which the bias is as reported (1) or the opposite (-1)."""
     study = RECIPES[name]("paper")
     nodes = {}
     for i, variant in enumerate(study.variants):
-        rates = [0.03 + sign * 0.01, 0.03 - sign * 0.01]
-        if variant in WEAK.get(name, ()):
-            rates = [0.03, 0.04] if name == "fig8a" and sign > 0 else [0.03, 0.03]
-            rates = [0.01, 0.01] if name == "fig14" and sign > 0 else rates
-            rates = [0.09, 0.09] if name == "fig14" and sign < 0 else rates
-            rates = [0.03, 0.001] if name == "fig8a" and sign < 0 else rates
-            rates = [0.09, 0.01] if name in ("fig15", "fig16") and sign < 0 else rates
-        layers = layered(*rates)
+        layers = layered(*rates_of(name, i, variant, sign))
         if name == "fig20":
             layers = [0.03] * 6
             layers[1 + i] -= sign * 0.01
@@ -244,7 +258,7 @@ def test_figures_of_one_network_share_its_runs():
     assert len(hashes) == 1
     shared = {
         next(iter(RECIPES[name]("paper").variants.values())).hash
-        for name in ("fig8a", "fig12", "fig13", "fig14", "fig15", "fig16")
+        for name in ("fig8a", "fig12", "fig13", "fig14", "fig15")
     }
     assert shared == hashes
 
@@ -277,10 +291,47 @@ def test_networks_that_have_not_learnt_decide_nothing():
     study, nodes = variation(2, 1, 99.4)
     verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
     assert {v.outcome for v in verdicts} == {"inconclusive"}
-    assert all("resnet50 (99.4% error), vgg19" in v.note for v in verdicts)
+    assert ["resnet50 (99.4% error)" in v.note for v in verdicts] == [True, False]
     figures = study.figures(xr.DataTree.from_dict(nodes))
     assert [f.key for f in figures][-1] == "test-error"
-    assert "90%, 99.5%" in figures[-1].caption
+    assert "Guessing gives 90%;" in figures[-1].caption
+
+
+def test_a_network_that_has_not_learnt_does_not_speak_for_another():
+    study, nodes = variation(2, 1, 50.0)
+    nodes["vgg19/performance"] = nodes["vgg19/performance"] * 0 + 99.0
+    assert decided(study, nodes) == {"resnet50": "holds", "vgg19": "inconclusive"}
+
+
+GUESSING = {
+    "digits": (Digits(), 90.0),
+    "a row of the table": (Images("tiny_imagenet"), 99.5),
+    "chosen classes": (Images("tiny_imagenet", classes=20), 95.0),
+}
+
+
+@pytest.mark.parametrize(("data", "error"), GUESSING.values(), ids=GUESSING)
+def test_the_error_of_guessing(data, error):
+    assert chance(RunConfig(data=data)) == pytest.approx(error)
+
+
+@pytest.mark.parametrize("data", [Sine(), Images("my/own")])
+def test_guessing_needs_known_classes(data):
+    with pytest.raises(LayerscopeError):
+        chance(RunConfig(data=data))
+
+
+def test_shared_differences_of_layers():
+    """All alike: 1; other seeds tell nothing: 0; they mislead: negative."""
+    layers = np.array([0.0, 1.0, 2.0])
+
+    def found(*rows):
+        return shared(xr.DataArray(np.array(rows), dims=("seed", "layer"))).values
+
+    assert found(layers, layers, layers) == pytest.approx([1, 1, 1])
+    assert found(layers, [1.0] * 3)[0] == pytest.approx(0)
+    assert found(layers, layers[::-1])[0] == pytest.approx(-3)
+    assert found(np.array([0.0, np.nan, 2.0]), layers) == pytest.approx([1, 1])
 
 
 SAME = {"fig8a", "fig8e", *(f"fig{i}" for i in (12, 13, 14, 15, 16, 17, 18, 19))}

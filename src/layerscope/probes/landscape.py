@@ -15,6 +15,7 @@ from layerscope.curvature import top_eigenvalue
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Surface
 from layerscope.functional.landscape import displaced, scaled_direction
+from layerscope.functional.norms import layer_norms, owners
 from layerscope.isolation import mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
@@ -25,6 +26,7 @@ SHARPNESS = {
     "increase": ("mean rise of the loss", ""),
     "increase_deviation": ("its deviation over directions", ""),
     "curvature": ("largest eigenvalue of the Hessian", "loss / weight^2"),
+    "relative_curvature": ("largest eigenvalue times squared length", "loss"),
 }
 
 
@@ -55,11 +57,14 @@ class LossLandscape(TrajectoryProbe):
       radius :math:`r`, and ``increase_deviation``, its standard deviation over them.
     * ``curvature``: the largest eigenvalue of the Hessian of the loss with respect to all
       parameters of the layer, by Lanczos iteration.
+    * ``relative_curvature``: that eigenvalue times :math:`\|\theta_l\|_2^2`, the second derivative
+      along the sharpest direction as long as the layer. Layers of different size, or in front of a
+      normalisation, which makes the scale of weights arbitrary, can be compared by it alone.
 
     The loss is the mean over the run's fixed batch of training examples, the model in eval mode.
     Layers are measured one after the other; the Hessian needs the memory of a backward pass that is
     itself differentiated, over the whole batch. Source: Section 4 of
-    "Which Layer is Learning Faster?"; the two numbers are beyond the paper, which judges pictures.
+    "Which Layer is Learning Faster?"; the numbers are beyond the paper, which judges pictures.
 
     Attributes:
         points: Points along each axis of the grid, odd, so that the middle is the trained layer.
@@ -67,7 +72,7 @@ class LossLandscape(TrajectoryProbe):
         checkpoint: Step of the weights; the last by default.
         radius: Radius at which the rise of the loss is averaged.
         draws: Directions it is averaged over; 0 leaves it out.
-        hessian: Whether to compute ``curvature``.
+        hessian: Whether to compute the two curvatures.
         seed: Seed of the directions, mixed with the run's.
         budget_mb: Memory for activations, in MiB.
     """
@@ -91,7 +96,7 @@ class LossLandscape(TrajectoryProbe):
         return LayerMap(tuple(layer for layer in layers if layer.name in wide), layers.aliases)
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
-        """Surface, rise at the radius and curvature of every layer."""
+        """Surface, rise at the radius and curvatures of every layer."""
         assert context.model is not None
         assert context.task is not None
         self._check()
@@ -106,6 +111,10 @@ class LossLandscape(TrajectoryProbe):
         if self.hessian:
             found = [self._curvature(context, weights, names) for names in _names(layers)]
             values["curvature"] = torch.tensor(found, dtype=torch.float64)
+            owner = owners([len(names) for names in _names(layers)], device)
+            own = [weights[name] for names in _names(layers) for name in names]
+            lengths = layer_norms(own, owner, len(layers)).cpu()
+            values["relative_curvature"] = values["curvature"] * lengths**2
         return self._dataset(layers, surface, values)
 
     def _check(self) -> None:
@@ -179,7 +188,7 @@ class LossLandscape(TrajectoryProbe):
         return xr.Dataset(variables, coords=layer_coordinates(layers) | axes)
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """One surface per layer, and the two numbers."""
+        """One surface per layer, and what sums it up."""
         found: list[Figure] = [
             Surface(
                 dataset["loss"],
@@ -197,6 +206,8 @@ class LossLandscape(TrajectoryProbe):
             "increase": "Mean rise of the loss when the layer moves in a random direction by "
             f"{self.radius:g} of its length.",
             "curvature": "Largest eigenvalue of the Hessian of the loss for this layer alone.",
+            "relative_curvature": "Largest eigenvalue of the layer's Hessian times its squared "
+            "length: curvature along the sharpest direction, in lengths of the layer.",
         }
         for name, caption in captions.items():
             if name in dataset:

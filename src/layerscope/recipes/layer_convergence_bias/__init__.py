@@ -1,15 +1,9 @@
 """Chen, Yuille and Zhou, "Which Layer is Learning Faster?" (ICLR 2023)."""
 
 from layerscope.recipes.layer_convergence_bias.connected import fig1a
-from layerscope.recipes.layer_convergence_bias.convolutional import (
-    fig2,
-    fig5,
-    fig7,
-    fig11,
-    fig18,
-    fig19,
-)
+from layerscope.recipes.layer_convergence_bias.convolutional import fig2, fig7, fig11
 from layerscope.recipes.layer_convergence_bias.datasets import fig8e, fig10, fig17
+from layerscope.recipes.layer_convergence_bias.landscapes import fig5, fig18, fig19
 from layerscope.recipes.layer_convergence_bias.residual import (
     fig1b,
     fig3,
@@ -18,6 +12,7 @@ from layerscope.recipes.layer_convergence_bias.residual import (
     path_and_progress,
 )
 from layerscope.recipes.layer_convergence_bias.sweeps import (
+    domain,
     fig8a,
     fig12,
     fig13,
@@ -52,5 +47,6 @@ RECIPES = {
     "fig19": fig19,
     "fig20": fig20,
     "fig21": fig21,
+    "domain": domain,
     "path_and_progress": path_and_progress,
 }

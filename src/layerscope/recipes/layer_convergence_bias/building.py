@@ -66,9 +66,10 @@ def on_images(recipe: Callable[..., Study]) -> Callable[..., Study]:
 
         study = recipe(*arguments, **options)
         chance = {name: deciding.chance(config) for name, config in study.variants.items()}
+        tested = any(isinstance(probe, Performance) for probe in study.probes)
         return replace(
             study,
-            probes=(*study.probes, Performance()),
+            probes=(*study.probes, *([] if tested else [Performance()])),
             claims=tuple(
                 replace(
                     claim,

@@ -1,4 +1,4 @@
-"""Chen, Yuille and Zhou, "Which Layer is Learning Faster?" (ICLR 2023)."""
+"""The regression with a small sigmoid network: Fig. 1a."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from layerscope.config import FCN, SGD, RunConfig, Sine
 from layerscope.recipes.layer_convergence_bias.residual import decay
-from layerscope.recipes.layer_convergence_bias.settings import LENGTHS, PAPER, suffix
+from layerscope.recipes.layer_convergence_bias.settings import (
+    BATCH,
+    LENGTHS,
+    PAPER,
+    REDUCED,
+    suffix,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +28,24 @@ NAMES = {"layer1": "Layer 1", "layer2": "Hidden layer 1", "layer3": "Hidden laye
 REPORTED = {"layer1": 0.012, "layer2": 0.009, "layer3": 0.006}
 DOMAINS = {"narrow": (-2.0, 2.0), "wide": (-2 * math.pi, 2 * math.pi)}
 DOMAIN_TITLES = {"narrow": "[-2, 2]", "wide": "[-2π, 2π]"}
+
+
+def connected(scale: Scale, low: float, high: float) -> RunConfig:
+    """The regression with a sigmoid network 1-32-32-32-1, on a domain."""
+    epochs, n_train = LENGTHS[scale]
+    return RunConfig(
+        model=FCN(depth=3, width=32, activation="sigmoid"),
+        data=Sine(low=low, high=high, n_train=n_train, n_test=n_train),
+        optimizer=SGD(learning_rate=0.1),
+        milestones=(epochs // 2,),
+        epochs=epochs,
+        batch_size=BATCH,
+    )
+
+
+def connected_reduced(scale: Scale) -> str:
+    """What a scale changes of the paper's settings, for captions."""
+    return f"{REDUCED[scale]}."
 
 
 def fig1a(scale: Scale) -> Study:
@@ -43,31 +67,15 @@ def fig1a(scale: Scale) -> Study:
     from layerscope.probes import Convergence, GradientMagnitude
     from layerscope.study import Study
 
-    epochs, n_train = LENGTHS[scale]
-    until = min(50, epochs // 2)
-    variants = {
-        name: RunConfig(
-            model=FCN(depth=3, width=32, activation="sigmoid"),
-            data=Sine(low=low, high=high, n_train=n_train, n_test=n_train),
-            optimizer=SGD(learning_rate=0.1),
-            milestones=(epochs // 2,),
-            epochs=epochs,
-            batch_size=128,
-        )
-        for name, (low, high) in DOMAINS.items()
-    }
-    reduced = {
-        "paper": "The paper's settings.",
-        "small": "Reduced: 2,000 training examples instead of 5,000.",
-        "smoke": "A smoke test of 4 epochs on 256 examples; not an experiment.",
-    }
+    until = min(50, LENGTHS[scale][0] // 2)
+    variants = {name: connected(scale, low, high) for name, (low, high) in DOMAINS.items()}
     return Study(
         name="layer_convergence_bias.fig1a",
         title="Do shallower layers converge faster, although their gradients are smaller?",
         source=f"{PAPER} Fig. 1a",
         summary="A sigmoid network 1-32-32-32-1 fits a sum of four sines. For every layer: the "
         "mean absolute gradient, and how much of its distance to the final weights remains.",
-        reduction=reduced[scale],
+        reduction=connected_reduced(scale),
         scale=scale,
         variants=variants,
         seeds=(0, 1, 2, 3, 4),

@@ -34,13 +34,13 @@ def rates(data: xr.DataTree, variant: str, interval: int = 0) -> xr.DataArray:
 
 
 def blocks(values: xr.DataArray) -> xr.DataArray:
-    """The residual blocks only."""
-    names = [name for name in values["layer"].values if str(name).startswith("blocks.")]
+    """The residual blocks only; of a network without any, its hidden layers."""
+    names = [n for n in values["layer"].values if str(n).startswith(("blocks.", "layer"))]
     return values.sel(layer=names)
 
 
 def first_and_last(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Values of the first and of the last residual block, (seed,)."""
+    """Values of the first and of the last block, (seed,)."""
     inner = blocks(values)
     return inner.isel(layer=0, drop=True), inner.isel(layer=-1, drop=True)
 
@@ -69,6 +69,21 @@ def log2(values: xr.DataArray) -> xr.DataArray:
     return values.copy(data=np.log2(values.values))
 
 
+def shared(values: xr.DataArray) -> xr.DataArray:
+    r"""Share of a seed's differences between layers that the other seeds show too, (seed,).
+
+    :math:`1 - \sum_l (v_{sl} - \bar v_{-s,l})^2 / \sum_l (v_{sl} - \bar v_s)^2`, with the mean
+    :math:`\bar v_{-s,l}` over the other seeds: 1 where all seeds are alike, 0 where the others
+    tell no more than the seed's own mean would, negative where they mislead. Layers without a
+    finite value for every seed are left out.
+    """
+    values = values.dropna("layer")
+    n = values.sizes["seed"]
+    others = (values.sum("seed") - values) / (n - 1)
+    own = values - values.mean("layer")
+    return 1 - ((values - others) ** 2).sum("layer") / (own**2).sum("layer")
+
+
 def ordered(values: xr.DataArray, what: str, names: Sequence[str] = ()) -> Verdict:
     """Whether values fall from each layer to the next."""
     layers = list(names or values["layer"].values)
@@ -84,14 +99,16 @@ def ordered(values: xr.DataArray, what: str, names: Sequence[str] = ()) -> Verdi
 
 
 def label(layer: str) -> str:
-    """The paper's name of a layer of the residual network."""
+    """The paper's name of a layer of the fully connected networks."""
     if layer.startswith("blocks."):
         return f"Res-Block {int(layer.partition('.')[2]) + 1}"
-    return {"input": "Layer 1", "output": "Output"}.get(layer, layer)
+    if layer.startswith("layer") and layer != "layer1":
+        return f"Hidden layer {int(layer.removeprefix('layer')) - 1}"
+    return {"input": "Layer 1", "layer1": "Layer 1", "output": "Output"}.get(layer, layer)
 
 
 def labelled(values: xr.DataArray) -> xr.DataArray:
-    """The input layer and the blocks under the paper's names."""
+    """All layers but the output under the paper's names."""
     names = [n for n in values["layer"].values if n != "output"]
     chosen = values.sel(layer=names)
     return chosen.assign_coords(layer=[label(str(name)) for name in names])
@@ -147,9 +164,14 @@ def chance(config: RunConfig) -> float:
     return 100 * (1 - 1 / classes)
 
 
+def errors(data: xr.DataTree, variant: str) -> xr.DataArray:
+    """Test error at the measured checkpoints, % (seed, step)."""
+    return node(data, variant, "performance")["error"]
+
+
 def error(data: xr.DataTree, variant: str) -> xr.DataArray:
     """Test error at the end of training, % (seed)."""
-    return node(data, variant, "performance")["error"].isel(step=-1, drop=True)
+    return errors(data, variant).isel(step=-1, drop=True)
 
 
 def if_learnt(chances: Mapping[str, float], decide: Decide) -> Decide:

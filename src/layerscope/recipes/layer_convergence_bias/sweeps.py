@@ -2,212 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from layerscope.config import SGD, Adagrad, Adam, OptimizerConfig, RMSprop, RunConfig
-from layerscope.recipes.layer_convergence_bias.building import make_study
-from layerscope.recipes.layer_convergence_bias.residual import decay
-from layerscope.recipes.layer_convergence_bias.settings import (
-    PAPER,
-    RESIDUAL,
-    SEEDS,
-    early,
-    reduced,
-    sine,
-    suffix,
-)
+from layerscope.config import SGD, Adagrad, Adam, OptimizerConfig, RMSprop
+from layerscope.recipes.layer_convergence_bias.connected import connected, connected_reduced
+from layerscope.recipes.layer_convergence_bias.settings import LENGTHS, PAPER, RESIDUAL, early, sine
+from layerscope.recipes.layer_convergence_bias.sweeping import biased, end_loss, gone, sweep, weaker
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.claims import Claim, Verdict
-    from layerscope.figures.figure import Figure
     from layerscope.study import Scale, Study
 
-EVIDENT = 0.1
-"""Relative bias from which on a bias counts as evident; the paper gives no number."""
-LATER = 50
-"""End of the second interval of which rates are given, in epochs."""
-
-
-def _intervals(scale: Scale) -> tuple[tuple[float, float], ...]:
-    return ((0, early(scale)), (0, 2 if scale == "smoke" else LATER))
-
-
-def _sweep(
-    scale: Scale,
-    figure: str,
-    setting: str,
-    title: str,
-    summary: str,
-    variants: Mapping[str, tuple[str, RunConfig]],
-    claims: Sequence[Claim],
-    source: str = "",
-) -> Study:
-    """A study with one variant per value of a setting; ``variants``: (label, configuration)."""
-    from layerscope.probes import Convergence, Performance
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    labels = {name: label for name, (label, _) in variants.items()}
-    return make_study(
-        scale,
-        figure,
-        title,
-        f"{summary} The bias is C of the first block less C of the last, the relative bias "
-        f"(C1 - Cn) / (|C1| + |Cn|). Claims are decided over the first {early(scale)} epochs.",
-        reduced(scale),
-        {name: config for name, (_, config) in variants.items()},
-        (Convergence(intervals=_intervals(scale)), Performance()),
-        [
-            replace(
-                claim,
-                decide=deciding.when_trained(
-                    claim.variants or labels, claim.decide, len(SEEDS)
-                ),
-            )
-            for claim in claims
-        ],
-        lambda data: _figures(data, scale, setting, labels),
-        source,
-        seeds=SEEDS,
-        may_diverge=frozenset(variants),
-    )
-
-
-def _figures(
-    data: xr.DataTree, scale: Scale, setting: str, labels: Mapping[str, str]
-) -> list[Figure]:
-    import xarray as xr
-
-    from layerscope.figures.figure import Bars, Lines
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    known = {name: label for name, label in labels.items() if name in data.children}
-
-    def joined(parts: Sequence[xr.DataArray]) -> xr.DataArray:
-        index = xr.DataArray(list(known.values()), dims=setting, name=setting)
-        return xr.concat(parts, index, coords="minimal", compat="override", join="outer")
-
-    rate = joined(
-        [
-            xr.concat(
-                [deciding.bias(deciding.rates(data, name, i)) for i in (0, 1)],
-                xr.DataArray([f"0-{b:g}" for _, b in _intervals(scale)], dims="epochs"),
-            ).rename("bias")
-            for name in known
-        ]
-    )
-    rate.attrs |= {"long_name": "C(first block) - C(last block)", "units": "1 / epoch"}
-    loss = joined([_loss(data, name) for name in known]).reset_coords(drop=True)
-    loss.attrs |= {"long_name": "test loss", "units": "squared error"}
-    end = suffix(scale)
-    curves = [
-        Lines(
-            deciding.labelled(deciding.node(data, name, "convergence")["curve"]).swap_dims(
-                step="epoch"
-            ),
-            key=f"convergence-{name}",
-            title=f"{setting}: {label}{end}",
-            caption="Distance to the final weights over the distance at initialisation; mean and "
-            "95% interval over seeds.",
-            x="epoch",
-            references=(decay(data, name),),
-        )
-        for name, label in known.items()
-    ]
-    return [
-        Bars(
-            rate,
-            key="bias",
-            title=f"Layer convergence bias by {setting}{end}",
-            caption="C of the first block less C of the last block; above zero the first block "
-            "converges faster. Mean and 95% interval over seeds.",
-            x=setting,
-            hue="epochs",
-        ),
-        Bars(
-            loss,
-            key="loss",
-            title=f"Test loss by {setting}{end}",
-            caption="Mean squared error on the test examples at the end of training; mean and 95% "
-            "interval over seeds.",
-            x=setting,
-        ),
-        *curves,
-    ]
-
-
-def _loss(data: xr.DataTree, variant: str) -> xr.DataArray:
-    """Test loss at the end, (seed,)."""
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    return deciding.node(data, variant, "performance")["loss"].isel(step=-1, drop=True)
-
-
-def _biased(variants: Sequence[str], text: str, source: str, name: str = "bias") -> Claim:
-    """The first block converges faster than the last, in each of some variants."""
-    from layerscope.claims import Claim, above, all_of
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    statistic = "C(first block) - C(last block)"
-
-    def decide(data: xr.DataTree) -> Verdict:
-        return all_of(
-            {v: above(deciding.bias(deciding.rates(data, v)), statistic) for v in variants}
-        )
-
-    return Claim(name, text, f"{PAPER} {source}", decide, tuple(variants))
-
-
-def _weaker(
-    strong: str, weak: Sequence[str], text: str, source: str, name: str = "weaker"
-) -> Claim:
-    """The relative bias is smaller in some variants than in another."""
-    from layerscope.claims import Claim, above, all_of
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    statistic = "difference of relative biases"
-
-    def decide(data: xr.DataTree) -> Verdict:
-        first = deciding.relative_bias(deciding.rates(data, strong))
-        return all_of(
-            {
-                v: above(first - deciding.relative_bias(deciding.rates(data, v)), statistic)
-                for v in weak
-            }
-        )
-
-    return Claim(name, text, f"{PAPER} {source}", decide, (strong, *weak))
-
-
-def _gone(variant: str, label: str, source: str, either_way: bool = False) -> Claim:
-    """The relative bias of a variant is small, or (not ``either_way``) reversed."""
-    from layerscope.claims import Claim, above, all_of
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    def decide(data: xr.DataTree) -> Verdict:
-        bias = deciding.relative_bias(deciding.rates(data, variant))
-        signs = (1, -1) if either_way else (1,)
-        return all_of(
-            {
-                f"bias {'below' if sign > 0 else 'above'} {sign * EVIDENT}": above(
-                    EVIDENT - sign * bias,
-                    f"{EVIDENT} {'less' if sign > 0 else 'plus'} the relative bias",
-                )
-                for sign in signs
-            }
-        )
-
-    text = f"between -{EVIDENT} and {EVIDENT}" if either_way else f"below {EVIDENT}"
-    return Claim(
-        f"{variant}-none",
-        f"With {label} no bias is evident: the relative bias is {text}.",
-        f"{PAPER} {source}",
-        decide,
-        (variant,),
-    )
+NORMALISED_RATE = 0.01
+"""Learning rate of Fig. 16: of those tried, the largest at which normalised networks train."""
 
 
 def fig8a(scale: Scale) -> Study:
@@ -229,7 +41,7 @@ def fig8a(scale: Scale) -> Study:
         )
         return above(simple - full, statistic)
 
-    return _sweep(
+    return sweep(
         scale,
         "fig8a",
         "components of the target",
@@ -244,7 +56,7 @@ def fig8a(scale: Scale) -> Study:
                 faster,
                 ("components1", "components4"),
             ),
-            _weaker(
+            weaker(
                 "components4",
                 ["components1"],
                 "The bias is weaker on one sine than on four.",
@@ -264,7 +76,7 @@ def fig12(scale: Scale) -> Study:
     variants = {
         f"blocks{n}": (str(n), sine(scale, replace(RESIDUAL, blocks=n))) for n in (4, 6, 8, 10)
     }
-    return _sweep(
+    return sweep(
         scale,
         "fig12",
         "blocks",
@@ -272,7 +84,7 @@ def fig12(scale: Scale) -> Study:
         "Residual networks of 4 to 10 blocks fit a sum of four sines.",
         variants,
         (
-            _biased(
+            biased(
                 list(variants),
                 "The first block converges faster than the last, at every depth.",
                 "Fig. 12, Appendix A.3",
@@ -292,7 +104,7 @@ def fig13(scale: Scale) -> Study:
         f"lr{rate:g}": (f"{rate:g}", sine(scale, optimizer=SGD(learning_rate=rate)))
         for rate in rates
     }
-    return _sweep(
+    return sweep(
         scale,
         "fig13",
         "learning rate",
@@ -300,8 +112,8 @@ def fig13(scale: Scale) -> Study:
         "A residual network fits a sum of four sines at four learning rates.",
         variants,
         (
-            _biased(["lr0.1"], "At 0.1 the first block converges faster.", "Fig. 13"),
-            _weaker(
+            biased(["lr0.1"], "At 0.1 the first block converges faster.", "Fig. 13"),
+            weaker(
                 "lr0.1",
                 ["lr0.01"],
                 "The bias is weaker at 0.01 than at 0.1.",
@@ -332,7 +144,7 @@ def fig14(scale: Scale) -> Study:
         )
         return above(without - strong, statistic)
 
-    return _sweep(
+    return sweep(
         scale,
         "fig14",
         "weight decay",
@@ -347,7 +159,7 @@ def fig14(scale: Scale) -> Study:
                 slower,
                 ("wd0", "wd0.01"),
             ),
-            _weaker(
+            weaker(
                 "wd0",
                 ["wd0.01"],
                 "The bias is weaker with weight decay 0.01 than without.",
@@ -374,7 +186,7 @@ def fig15(scale: Scale) -> Study:
         for name, (label, optimizer) in optimizers.items()
     }
     adaptive = [name for name in variants if name != "sgd"]
-    return _sweep(
+    return sweep(
         scale,
         "fig15",
         "optimiser",
@@ -382,9 +194,9 @@ def fig15(scale: Scale) -> Study:
         "A residual network fits a sum of four sines with four optimisers.",
         variants,
         (
-            _biased(["sgd"], "With SGD the first block converges faster.", "Fig. 15"),
+            biased(["sgd"], "With SGD the first block converges faster.", "Fig. 15"),
             *(
-                _weaker(
+                weaker(
                     "sgd",
                     [name],
                     f"The bias is weaker with {variants[name][0]} than with SGD.",
@@ -393,7 +205,7 @@ def fig15(scale: Scale) -> Study:
                 )
                 for name in adaptive
             ),
-            *(_gone(name, variants[name][0], "Fig. 15, Appendix A.3") for name in adaptive),
+            *(gone(name, variants[name][0], "Fig. 15, Appendix A.3") for name in adaptive),
         ),
     )
 
@@ -401,40 +213,73 @@ def fig15(scale: Scale) -> Study:
 def fig16(scale: Scale) -> Study:
     """Normalisation: the bias stays with BatchNorm and weakens with LayerNorm and GroupNorm.
 
-    Fig. 16: none, batch, layer and group normalisation (8 groups), here before every activation.
+    Fig. 16: none, batch, layer and group normalisation (8 groups), here before every activation,
+    and all four at learning rate 0.01, times 0.1 after epoch 150: at 0.1 no normalised network
+    trains, since its activations have 30 times the squared length; LOG.md lists what was tried.
     """
+    from layerscope.claims import Claim, above
+    from layerscope.recipes.layer_convergence_bias import deciding
+
     norms = {"none": "none", "batch": "BatchNorm", "layer": "LayerNorm", "group": "GroupNorm(8)"}
     variants = {
-        name: (label, sine(scale, replace(RESIDUAL, normalisation=name)))
+        name: (
+            label,
+            sine(
+                scale,
+                replace(RESIDUAL, normalisation=name),
+                optimizer=SGD(learning_rate=NORMALISED_RATE),
+            ),
+        )
         for name, label in norms.items()
     }
-    return _sweep(
+    quiet = ("layer", "group")
+
+    def faster(more: str, less: str) -> Claim:
+        statistic = f"mean C of blocks, {norms[more]} less {norms[less]}"
+
+        def decide(data: xr.DataTree) -> Verdict:
+            high, low = (
+                deciding.blocks(deciding.rates(data, v)).mean("layer") for v in (more, less)
+            )
+            return above(high - low, statistic)
+
+        return Claim(
+            f"{more}-faster",
+            f"Blocks converge faster with {norms[more]} than with {norms[less]}.",
+            f"{PAPER} Fig. 16, Appendix A.3",
+            decide,
+            (more, less),
+        )
+
+    return sweep(
         scale,
         "fig16",
         "normalisation",
         "Which normalisations keep the bias?",
-        "A residual network fits a sum of four sines without and with three normalisations.",
+        "A residual network fits a sum of four sines without and with three normalisations, all at "
+        f"learning rate {NORMALISED_RATE:g}, since at 0.1 those with one diverge.",
         variants,
         (
-            _biased(
-                ["none", "batch"],
-                "Without normalisation and with BatchNorm the first block converges faster.",
+            biased(["none"], "Without normalisation the first block converges faster.", "Fig. 16"),
+            biased(
+                ["batch"],
+                "With BatchNorm the first block converges faster.",
                 "Fig. 16, Appendix A.3",
+                name="batch",
             ),
+            faster("batch", "none"),
+            *(faster(name, "batch") for name in quiet),
             *(
-                _weaker(
-                    "none",
+                weaker(
+                    "batch",
                     [name],
-                    f"The bias is weaker with {norms[name]} than without normalisation.",
+                    f"The bias is weaker with {norms[name]} than with BatchNorm.",
                     "Fig. 16, Appendix A.3",
                     name=name,
                 )
-                for name in ("layer", "group")
+                for name in quiet
             ),
-            *(
-                _gone(name, norms[name], "Fig. 16, Appendix A.3", either_way=True)
-                for name in ("layer", "group")
-            ),
+            *(gone(name, norms[name], "Fig. 16, Appendix A.3", either_way=True) for name in quiet),
         ),
     )
 
@@ -469,10 +314,10 @@ def fig20(scale: Scale) -> Study:
         return all_of(parts)
 
     def worse(data: xr.DataTree) -> Verdict:
-        return above(deciding.log2(_loss(data, "big1") / _loss(data, "big4")), statistic)
+        return above(deciding.log2(end_loss(data, "big1") / end_loss(data, "big4")), statistic)
 
     statistic = "log2 of the loss, big block first over last"
-    return _sweep(
+    return sweep(
         scale,
         "fig20",
         "layers of the blocks",
@@ -494,4 +339,74 @@ def fig20(scale: Scale) -> Study:
                 ("big1", "big4"),
             ),
         ),
+    )
+
+
+def domain(scale: Scale) -> Study:
+    """Wider domains: the bias turns round.
+
+    Beyond the paper, which fits its target on [-2, 2]: the sigmoid network of Fig. 1a fits it on
+    [-a, a] for a of 1, 2, 3, 4 and 2 pi. More of the target's periods lie in a wider domain, which
+    the same network finds harder to fit.
+    """
+    from layerscope.claims import Claim, above
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    halves = {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0, "2π": 2 * math.pi}
+    variants = {
+        f"half{half:.3g}": (f"[-{name}, {name}]", connected(scale, -half, half))
+        for name, half in halves.items()
+    }
+    narrow, *_, wide = variants
+    until = min(50, LENGTHS[scale][0] // 2)
+    statistic = "slope of the relative bias over log2 of the domain's width, negative"
+
+    def slope(data: xr.DataTree) -> Verdict:
+        import numpy as np
+        import xarray as xr
+
+        found = [deciding.relative_bias(deciding.rates(data, v)) for v in variants]
+        width = xr.DataArray(np.log2(list(halves.values())), dims="width")
+        bias = xr.concat(found, "width", coords="minimal", compat="override")
+        centred = width - width.mean()
+        return above(-(centred * bias).sum("width") / (centred**2).sum(), statistic)
+
+    return sweep(
+        scale,
+        "domain",
+        "domain",
+        "Does the bias depend on the domain?",
+        "A sigmoid network 1-32-32-32-1 fits a sum of four sines on domains of five widths; its "
+        "blocks are its three hidden layers.",
+        variants,
+        (
+            biased(["half2"], "On [-2, 2] the first layer converges faster.", "Fig. 1a"),
+            Claim(
+                "width",
+                "The wider the domain, the weaker the bias.",
+                "beyond the paper: a boundary of Observation 2.1",
+                slope,
+            ),
+            Claim(
+                "reversed",
+                "On [-2π, 2π] the last hidden layer converges faster than the first.",
+                "beyond the paper: a boundary of Observation 2.1",
+                lambda data: above(
+                    -deciding.bias(deciding.rates(data, wide)), "C(last layer) - C(first layer)"
+                ),
+                (wide,),
+            ),
+            Claim(
+                "narrow",
+                "On [-1, 1] the first layer converges faster than the last hidden one.",
+                "beyond the paper: a boundary of Observation 2.1",
+                lambda data: above(
+                    deciding.bias(deciding.rates(data, narrow)), "C(first layer) - C(last layer)"
+                ),
+                (narrow,),
+            ),
+        ),
+        source=f"beyond {PAPER} Fig. 1a",
+        intervals=((0, until), (0, early(scale))),
+        reduction=connected_reduced(scale),
     )

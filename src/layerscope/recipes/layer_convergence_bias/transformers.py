@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from layerscope.config import SGD
 from layerscope.recipes.layer_convergence_bias.building import (
     curves,
-    difference,
     make_claim,
     make_study,
     on_images,
@@ -36,40 +36,58 @@ ARRANGEMENTS = {
 def fig9(scale: Scale) -> Study:
     """ViTs of equal size are better with the wider encoders at the end.
 
-    Fig. 9: accuracies of 80.75, 78.88 and 75.75% with deeper encoders wider, equal and narrower.
-    At ``small`` on CIFAR-10, width 64.
+    Fig. 9: best accuracies of 80.75, 78.88 and 75.75% with deeper encoders wider, equal and
+    narrower. Best means over epochs, in the paper as here. At ``small`` on CIFAR-10, width 48.
     """
-    from layerscope.figures.figure import Bars
+    from layerscope.figures.figure import Bars, Lines
+    from layerscope.probes import Performance
     from layerscope.recipes.layer_convergence_bias import deciding
 
     variants = {name: vit(scale, widths) for name, (_, widths) in ARRANGEMENTS.items()}
 
-    def figures(data: xr.DataTree) -> list[Figure]:
+    def joined(values: Callable[[str], xr.DataArray]) -> xr.DataArray:
         import xarray as xr
 
         labels = [label for label, _ in ARRANGEMENTS.values()]
         index = xr.DataArray(labels, dims="arrangement", name="arrangement")
-        values = xr.concat([deciding.error(data, name) for name in ARRANGEMENTS], index)
-        values = values.reset_coords(drop=True).assign_attrs(long_name="test error", units="%")
+        return xr.concat([values(name) for name in ARRANGEMENTS], index, coords="minimal",
+                         compat="override")  # fmt: skip
+
+    def figures(data: xr.DataTree) -> list[Figure]:
+        best = joined(lambda name: deciding.errors(data, name).min("step"))
+        best = best.assign_attrs(long_name="smallest test error", units="%")
         return [
             Bars(
-                values,
+                best,
                 key="error",
-                title="Test error by arrangement" + suffix(scale),
-                caption="Error on the test images at the end of training; mean and 95% interval "
+                title="Best test error by arrangement" + suffix(scale),
+                caption="Smallest error on the test images after any epoch; mean and 95% interval "
                 "over seeds.",
                 x="arrangement",
-            )
+            ),
+            Lines(
+                joined(lambda name: deciding.errors(data, name)).swap_dims(step="epoch"),
+                key="error-over-time",
+                title="Test error over training" + suffix(scale),
+                caption="Error on the test images; mean and 95% interval over seeds.",
+                x="epoch",
+                hue="arrangement",
+            ),
         ]
 
-    def better(name: str, more: str, less: str) -> Claim:
+    def better(more: str, less: str) -> Claim:
+        def effect(data: xr.DataTree) -> xr.DataArray:
+            large, small = (deciding.errors(data, name).min("step") for name in (less, more))
+            return large - small
+
         return make_claim(
-            name,
-            f"{ARRANGEMENTS[more][0].capitalize()} has a smaller test error than "
+            f"{more}-{less}",
+            f"{ARRANGEMENTS[more][0].capitalize()} has a smaller best test error than "
             f"{ARRANGEMENTS[less][0]}.",
             "Fig. 9, Section 6.1",
-            lambda data: deciding.error(data, less) - deciding.error(data, more),
-            f"test error, {less} less {more}, points",
+            effect,
+            f"best test error, {less} less {more}, points",
+            variants=[more, less],
         )
 
     return make_study(
@@ -79,8 +97,8 @@ def fig9(scale: Scale) -> Study:
         "Vision transformers of 12 encoders with feed-forward parts of different widths.",
         _vit_reduced(scale),
         variants,
-        (),
-        (better("wider", "wider", "vanilla"), better("narrower", "vanilla", "narrower")),
+        (Performance(checkpoints="all"),),
+        (better("wider", "vanilla"), better("vanilla", "narrower"), better("wider", "narrower")),
         figures,
     )
 
@@ -93,7 +111,7 @@ VIT_READING = (
 
 def _vit_reduced(scale: Scale) -> str:
     text = "CIFAR-10 in place of ImageNet"
-    size = "width 64 instead of 256, 4 heads instead of 8, patches of 4 pixels instead of 16"
+    size = "width 48 instead of 256, 4 heads instead of 8, patches of 4 pixels instead of 16"
     return reduced(scale, text, vit(scale, (4,)), size, VIT_READING)
 
 
@@ -102,6 +120,7 @@ def fig21(scale: Scale) -> Study:
     """ViT trained with SGD shows the bias, with Adam only roughly.
 
     Fig. 21: with Adam encoder 12 converges slowest, but the patch embedding is not the fastest.
+    That the bias holds with SGD is decided by the first and the last four encoders.
     The learning rate of SGD is not stated and read here as 0.1 with momentum 0.9.
     """
     from layerscope.probes import Convergence
@@ -113,9 +132,20 @@ def fig21(scale: Scale) -> Study:
     until = max(1, variants["sgd"].epochs // 5)
     encoders = [f"encoders.{i}" for i in range(12)]
 
+    def thirds(data: xr.DataTree) -> xr.DataArray:
+        rate = deciding.rates(data, "sgd").sel(layer=encoders)
+        return rate.isel(layer=slice(4)).mean("layer") - rate.isel(layer=slice(-4, None)).mean(
+            "layer"
+        )
+
     def slowest(data: xr.DataTree) -> xr.DataArray:
         rate = deciding.rates(data, "adam").sel(layer=encoders)
         return rate.isel(layer=slice(0, -1)).min("layer") - rate.isel(layer=-1, drop=True)
+
+    def behind(data: xr.DataTree) -> xr.DataArray:
+        rate = deciding.rates(data, "adam")
+        fastest = rate.sel(layer=encoders).max("layer")
+        return fastest - rate.sel(layer="patch_embedding", drop=True)
 
     return make_study(
         scale,
@@ -128,10 +158,12 @@ def fig21(scale: Scale) -> Study:
         (
             make_claim(
                 "sgd",
-                f"With SGD the first encoder converges faster than the last over {until} epochs.",
+                "With SGD the first four encoders converge faster than the last four over "
+                f"{until} epochs.",
                 "Fig. 21, Appendix A.7",
-                difference("convergence", "rate", "sgd", encoders[0], encoders[-1], 0),
-                "C(encoder 1) - C(encoder 12)",
+                thirds,
+                "mean C of encoders 1 to 4 less that of 9 to 12",
+                variants=["sgd"],
             ),
             make_claim(
                 "adam",
@@ -139,6 +171,15 @@ def fig21(scale: Scale) -> Study:
                 "Fig. 21, Appendix A.7",
                 slowest,
                 "smallest C of the other encoders less C(encoder 12)",
+                variants=["adam"],
+            ),
+            make_claim(
+                "embedding",
+                "With Adam the patch embedding is not the fastest.",
+                "Fig. 21, Appendix A.7",
+                behind,
+                "largest C of an encoder less C(patch embedding)",
+                variants=["adam"],
             ),
         ),
         lambda data: curves(data, {"sgd": "ViT, SGD", "adam": "ViT, Adam"}, scale),

@@ -1,0 +1,225 @@
+"""What sweeps over a setting share: their study, their figures, and claims on the bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from layerscope.config import RunConfig
+from layerscope.recipes.layer_convergence_bias.building import make_study
+from layerscope.recipes.layer_convergence_bias.residual import decay
+from layerscope.recipes.layer_convergence_bias.settings import (
+    PAPER,
+    SEEDS,
+    early,
+    reduced,
+    suffix,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerscope.claims import Claim, Verdict
+    from layerscope.figures.figure import Figure
+    from layerscope.study import Scale, Study
+
+EVIDENT = 0.1
+"""Relative bias from which on a bias counts as evident; the paper gives no number."""
+LATER = 50
+"""End of the second interval of which rates are given, in epochs."""
+
+
+def both_intervals(scale: Scale) -> tuple[tuple[float, float], ...]:
+    """The first epochs, over which claims are decided, and the first fifty."""
+    return ((0, early(scale)), (0, 2 if scale == "smoke" else LATER))
+
+
+def sweep(
+    scale: Scale,
+    figure: str,
+    setting: str,
+    title: str,
+    summary: str,
+    variants: Mapping[str, tuple[str, RunConfig]],
+    claims: Sequence[Claim],
+    source: str = "",
+    intervals: tuple[tuple[float, float], ...] = (),
+    reduction: str = "",
+) -> Study:
+    """A study with one variant per value of a setting.
+
+    Args:
+        scale: The scale.
+        figure: Name of the recipe.
+        setting: What is varied, as axes call it.
+        title: What is asked.
+        summary: What is done.
+        variants: (label, configuration) by name.
+        claims: What is decided.
+        source: Paper and figure; that of ``figure`` by default.
+        intervals: Epochs over which rates are given; the first one decides.
+        reduction: What the scale changes; what it changes for the residual network by default.
+    """
+    from layerscope.probes import Convergence, Performance
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    labels = {name: label for name, (label, _) in variants.items()}
+    intervals = intervals or both_intervals(scale)
+    return make_study(
+        scale,
+        figure,
+        title,
+        f"{summary} The bias is C of the first block less C of the last, the relative bias "
+        f"(C1 - Cn) / (|C1| + |Cn|). Claims are decided over the first {intervals[0][1]:g} epochs.",
+        reduction or reduced(scale),
+        {name: config for name, (_, config) in variants.items()},
+        (Convergence(intervals=intervals), Performance()),
+        [
+            replace(
+                claim,
+                decide=deciding.when_trained(claim.variants or labels, claim.decide, len(SEEDS)),
+            )
+            for claim in claims
+        ],
+        lambda data: _figures(data, scale, setting, labels, intervals),
+        source,
+        seeds=SEEDS,
+        may_diverge=frozenset(variants),
+    )
+
+
+def _figures(
+    data: xr.DataTree,
+    scale: Scale,
+    setting: str,
+    labels: Mapping[str, str],
+    intervals: Sequence[tuple[float, float]],
+) -> list[Figure]:
+    import xarray as xr
+
+    from layerscope.figures.figure import Bars, Lines
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    known = {name: label for name, label in labels.items() if name in data.children}
+
+    def joined(parts: Sequence[xr.DataArray]) -> xr.DataArray:
+        index = xr.DataArray(list(known.values()), dims=setting, name=setting)
+        return xr.concat(parts, index, coords="minimal", compat="override", join="outer")
+
+    rate = joined(
+        [
+            xr.concat(
+                [deciding.bias(deciding.rates(data, name, i)) for i in range(len(intervals))],
+                xr.DataArray([f"{a:g}-{b:g}" for a, b in intervals], dims="epochs"),
+            ).rename("bias")
+            for name in known
+        ]
+    )
+    rate.attrs |= {"long_name": "C(first block) - C(last block)", "units": "1 / epoch"}
+    loss = joined([end_loss(data, name) for name in known]).reset_coords(drop=True)
+    loss.attrs |= {"long_name": "test loss", "units": "squared error"}
+    end = suffix(scale)
+    curves = [
+        Lines(
+            deciding.labelled(deciding.node(data, name, "convergence")["curve"]).swap_dims(
+                step="epoch"
+            ),
+            key=f"convergence-{name}",
+            title=f"{setting}: {label}{end}",
+            caption="Distance to the final weights over the distance at initialisation; mean and "
+            "95% interval over seeds.",
+            x="epoch",
+            references=(decay(data, name),),
+        )
+        for name, label in known.items()
+    ]
+    return [
+        Bars(
+            rate,
+            key="bias",
+            title=f"Layer convergence bias by {setting}{end}",
+            caption="C of the first block less C of the last block; above zero the first block "
+            "converges faster. Mean and 95% interval over seeds.",
+            x=setting,
+            hue="epochs",
+        ),
+        Bars(
+            loss,
+            key="loss",
+            title=f"Test loss by {setting}{end}",
+            caption="Mean squared error on the test examples at the end of training; mean and 95% "
+            "interval over seeds.",
+            x=setting,
+        ),
+        *curves,
+    ]
+
+
+def end_loss(data: xr.DataTree, variant: str) -> xr.DataArray:
+    """Test loss at the end, (seed,)."""
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    return deciding.node(data, variant, "performance")["loss"].isel(step=-1, drop=True)
+
+
+def biased(variants: Sequence[str], text: str, source: str, name: str = "bias") -> Claim:
+    """The first block converges faster than the last, in each of some variants."""
+    from layerscope.claims import Claim, above, all_of
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    statistic = "C(first block) - C(last block)"
+
+    def decide(data: xr.DataTree) -> Verdict:
+        return all_of(
+            {v: above(deciding.bias(deciding.rates(data, v)), statistic) for v in variants}
+        )
+
+    return Claim(name, text, f"{PAPER} {source}", decide, tuple(variants))
+
+
+def weaker(strong: str, weak: Sequence[str], text: str, source: str, name: str = "weaker") -> Claim:
+    """The relative bias is smaller in some variants than in another."""
+    from layerscope.claims import Claim, above, all_of
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    statistic = "difference of relative biases"
+
+    def decide(data: xr.DataTree) -> Verdict:
+        first = deciding.relative_bias(deciding.rates(data, strong))
+        return all_of(
+            {
+                v: above(first - deciding.relative_bias(deciding.rates(data, v)), statistic)
+                for v in weak
+            }
+        )
+
+    return Claim(name, text, f"{PAPER} {source}", decide, (strong, *weak))
+
+
+def gone(variant: str, label: str, source: str, either_way: bool = False) -> Claim:
+    """The relative bias of a variant is small, or (not ``either_way``) reversed."""
+    from layerscope.claims import Claim, above, all_of
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    def decide(data: xr.DataTree) -> Verdict:
+        bias = deciding.relative_bias(deciding.rates(data, variant))
+        signs = (1, -1) if either_way else (1,)
+        return all_of(
+            {
+                f"bias {'below' if sign > 0 else 'above'} {sign * EVIDENT}": above(
+                    EVIDENT - sign * bias,
+                    f"{EVIDENT} {'less' if sign > 0 else 'plus'} the relative bias",
+                )
+                for sign in signs
+            }
+        )
+
+    text = f"between -{EVIDENT} and {EVIDENT}" if either_way else f"below {EVIDENT}"
+    return Claim(
+        f"{variant}-none",
+        f"With {label} no bias is evident: the relative bias is {text}.",
+        f"{PAPER} {source}",
+        decide,
+        (variant,),
+    )
