@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import xarray as xr
+from tests.recipes.made import decided, noisy
 
-from layerscope.config import Digits, Images, RunConfig, Sine, from_dict, to_dict
-from layerscope.errors import LayerscopeError
+from layerscope.config import from_dict, to_dict
 from layerscope.recipes.layer_convergence_bias import RECIPES
 from layerscope.recipes.layer_convergence_bias.connected import LAYERS, fig1a
-from layerscope.recipes.layer_convergence_bias.deciding import chance, relative_bias, shared
+from layerscope.recipes.layer_convergence_bias.deciding import relative_bias
 from layerscope.reproduce import reproduce
 from layerscope.study import SCALES
 
@@ -71,13 +71,6 @@ WEAK = {
 }
 
 
-def noisy(values, *dims, seeds=5):
-    """Values with a leading dimension of seeds and a little noise, as an array with names."""
-    values = np.asarray(values, float)
-    noise = np.random.default_rng(0).normal(0, 1e-5, (seeds, *values.shape))
-    return (("seed", *dims), values * (1 + noise))
-
-
 def convergence(rates, seeds=5):
     return xr.Dataset(
         {
@@ -91,11 +84,6 @@ def convergence(rates, seeds=5):
             "step": [0, 10],
         },
     )
-
-
-def decided(study, nodes):
-    data = xr.DataTree.from_dict(nodes)
-    return {claim.id: claim.decide(data).outcome for claim in study.claims}
 
 
 def residual(probe, dataset):
@@ -261,77 +249,6 @@ def test_figures_of_one_network_share_its_runs():
         for name in ("fig8a", "fig12", "fig13", "fig14", "fig15")
     }
     assert shared == hashes
-
-
-def variation(before, after, error):
-    """Weight change of every epoch, the first one large, and a test error."""
-    study = RECIPES["fig11"]("small")
-    epochs = np.arange(1.0, 25.0)
-    drop = study.variants["resnet50"].milestones[0]
-    values = np.where(epochs <= drop, before, after)[:, None] * np.ones(3)
-    values[0] = 9.0
-    coords = {"layer": list("abc"), "seed": range(5), "epoch": ("step", epochs)}
-    change = xr.Dataset({"change": noisy(values, "step", "layer")}, coords=coords)
-    performance = xr.Dataset(
-        {"error": noisy([error], "step")}, coords={"seed": range(5), "step": [10]}
-    )
-    probe = next(p.key for p in study.probes if p.key.startswith("weight_change"))
-    nodes = {}
-    for variant in study.variants:
-        nodes |= {f"{variant}/{probe}": change, f"{variant}/performance": performance}
-    return study, nodes
-
-
-@pytest.mark.parametrize(("before", "after", "outcome"), [(2, 1, "holds"), (1, 2, "fails")])
-def test_variation_is_compared_without_the_first_epoch(before, after, outcome):
-    assert set(decided(*variation(before, after, 50.0)).values()) == {outcome}
-
-
-def test_networks_that_have_not_learnt_decide_nothing():
-    study, nodes = variation(2, 1, 99.4)
-    verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
-    assert {v.outcome for v in verdicts} == {"inconclusive"}
-    assert ["resnet50 (99.4% error)" in v.note for v in verdicts] == [True, False]
-    figures = study.figures(xr.DataTree.from_dict(nodes))
-    assert [f.key for f in figures][-1] == "test-error"
-    assert "Guessing gives 90%;" in figures[-1].caption
-
-
-def test_a_network_that_has_not_learnt_does_not_speak_for_another():
-    study, nodes = variation(2, 1, 50.0)
-    nodes["vgg19/performance"] = nodes["vgg19/performance"] * 0 + 99.0
-    assert decided(study, nodes) == {"resnet50": "holds", "vgg19": "inconclusive"}
-
-
-GUESSING = {
-    "digits": (Digits(), 90.0),
-    "a row of the table": (Images("tiny_imagenet"), 99.5),
-    "chosen classes": (Images("tiny_imagenet", classes=20), 95.0),
-}
-
-
-@pytest.mark.parametrize(("data", "error"), GUESSING.values(), ids=GUESSING)
-def test_the_error_of_guessing(data, error):
-    assert chance(RunConfig(data=data)) == pytest.approx(error)
-
-
-@pytest.mark.parametrize("data", [Sine(), Images("my/own")])
-def test_guessing_needs_known_classes(data):
-    with pytest.raises(LayerscopeError):
-        chance(RunConfig(data=data))
-
-
-def test_shared_differences_of_layers():
-    """All alike: 1; other seeds tell nothing: 0; they mislead: negative."""
-    layers = np.array([0.0, 1.0, 2.0])
-
-    def found(*rows):
-        return shared(xr.DataArray(np.array(rows), dims=("seed", "layer"))).values
-
-    assert found(layers, layers, layers) == pytest.approx([1, 1, 1])
-    assert found(layers, [1.0] * 3)[0] == pytest.approx(0)
-    assert found(layers, layers[::-1])[0] == pytest.approx(-3)
-    assert found(np.array([0.0, np.nan, 2.0]), layers) == pytest.approx([1, 1])
 
 
 SAME = {"fig8a", "fig8e", *(f"fig{i}" for i in (12, 13, 14, 15, 16, 17, 18, 19))}
