@@ -200,7 +200,7 @@ def _draw_lines(figure: Lines, panels: list[Axes], colours: Mapping[str, str] | 
     if figure.hue is not None and len(colour) > 1:
         keys.add_key(panels, series, colour)
     if len(panels) == 1:
-        panels[0].set_title(figure.title, pad=8)
+        panels[0].set_title(keys.wrapped(figure.title), pad=8)
 
 
 def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> None:
@@ -229,8 +229,8 @@ def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> Non
     keys.name_ticks(ax, labels, vertical=True)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(naming.title(figure.data))
-    ax.set_title(figure.title, pad=13 if figure.references else 8)
+    ax.set_xlabel(keys.wrapped(naming.title(figure.data)))
+    ax.set_title(keys.wrapped(figure.title), pad=13 if figure.references else 8)
     keys.add_references(ax, figure.references, turned=True)
     if len(hues) > 1:
         keys.legend_below(ax, len(hues))

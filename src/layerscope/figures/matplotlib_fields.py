@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from layerscope.figures import axes as naming
 from layerscope.figures import palette
 from layerscope.figures.figure import LAYER, Grid, Heatmap, Surface
-from layerscope.figures.matplotlib_keys import legend_below, name_ticks
+from layerscope.figures.matplotlib_keys import legend_below, name_ticks, wrapped
 
 ISOLINES = 14
 
@@ -36,7 +36,7 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
             _annotate(ax, grid, across, norm, colours)
         for name, at in grid.marks:
             ax.plot(at, np.arange(len(at)), "D", mfc="w", mec="#16181c", mew=0.6, ms=3, label=name)
-        ax.set_title(grid.panel if figure.panel else figure.title)
+        ax.set_title(grid.panel if figure.panel else wrapped(figure.title))
         ax.set_xlabel("" if figure.x == LAYER else naming.title(figure.data[figure.x]))
         if figure.y != LAYER and ax is panels[0]:
             ax.set_ylabel(naming.title(figure.data[figure.y]))
@@ -64,7 +64,7 @@ def draw_surface(figure: Surface, panels: Sequence[Axes]) -> None:
             ax.contour(x, y, z, levels=levels, colors="w", linewidths=0.35, alpha=0.7)
         else:
             ax.pcolormesh(_edges(x), _edges(y), z, norm=norm, cmap=colours)
-        ax.set_title(grid.panel if figure.panel else figure.title)
+        ax.set_title(grid.panel if figure.panel else wrapped(figure.title))
         ax.set_xlabel(naming.title(figure.data[figure.x]))
     panels[0].set_ylabel(naming.title(figure.data[figure.y]))
     _colour_bar(panels, ScalarMappable(norm, colours), naming.title(figure.data))

@@ -16,8 +16,15 @@ from layerscope.figures.reduce import apart
 
 INK, QUIET = "#33383f", "#6b7785"
 DIRECT, LEGEND, TICKS = 6, 12, 40  # at most so many end labels, legend entries, named ticks
+GAP = 0.075  # between end labels, in heights of the axes
 
 LABEL_WIDTH = 26  # characters of a vertical axis title before it wraps
+TITLE_WIDTH = 42  # of a title, or of a horizontal axis title, of a column's width
+
+
+def wrapped(text: str) -> str:
+    """A title on as many lines as it needs in one column."""
+    return textwrap.fill(text, TITLE_WIDTH)
 
 
 def add_key(panels: Sequence[Axes], series: Sequence[Series], colour: Mapping[str, str]) -> None:
@@ -55,8 +62,9 @@ def _end_labels(ax: Axes, series: Sequence[Series], colour: Mapping[str, str]) -
     to_axes = ax.transData + ax.transAxes.inverted()
     points = [(x, s.y[i]) for x, (s, i) in zip(numeric, ends, strict=True)]
     wanted = to_axes.transform(points)[:, 1]
-    placed = apart(wanted, 0.075)
-    if np.abs(placed - wanted).max() > 0.17:
+    placed = apart(wanted, GAP)
+    placed += max(0.0, GAP / 2 - placed.min()) - max(0.0, placed.max() - 1 + GAP / 2)
+    if np.abs(placed - wanted).max() > 0.35:
         return False
     for (s, _), height in zip(ends, placed, strict=True):
         ax.annotate(
@@ -122,6 +130,7 @@ def add_references(ax: Axes, references: Sequence[Reference], turned: bool = Fal
             va="top" if upright and not turned else "bottom",
             fontsize=6.5,
             color=QUIET,
+            bbox={"fc": "w", "ec": "none", "alpha": 0.75, "pad": 0.3},
         )
 
 
@@ -152,7 +161,7 @@ def label(
     columns, _ = layout(len(panels))
     for i, ax in enumerate(panels):
         if i >= len(panels) - columns:
-            ax.set_xlabel(across)
+            ax.set_xlabel(wrapped(across) if len(panels) == 1 else across)
         if i % columns == 0 and len(panels) <= columns:
             ax.set_ylabel(textwrap.fill(up, LABEL_WIDTH))
     if len(panels) > columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -98,45 +98,46 @@ def _figures(
 ) -> list[Figure]:
     import xarray as xr
 
-    from layerscope.figures.figure import Bars, Lines
+    from layerscope.figures.figure import Bars, Lines, Table
     from layerscope.recipes.layer_convergence_bias import deciding
 
     known = {name: label for name, label in labels.items() if name in data.children}
+    spans = [f"{a:g}-{b:g}" for a, b in intervals]
 
-    def joined(parts: Sequence[xr.DataArray]) -> xr.DataArray:
+    def joined(values: Callable[[str], xr.DataArray], long_name: str, units: str) -> xr.DataArray:
+        """Values of all variants along the setting."""
         index = xr.DataArray(list(known.values()), dims=setting, name=setting)
-        return xr.concat(parts, index, coords="minimal", compat="override", join="outer")
+        parts = [values(name).reset_coords(drop=True) for name in known]
+        found = xr.concat(parts, index, coords="minimal", compat="override", join="outer")
+        return found.assign_attrs(long_name=long_name, units=units)
 
-    rate = joined(
-        [
-            xr.concat(
-                [deciding.bias(deciding.rates(data, name, i)) for i in range(len(intervals))],
-                xr.DataArray([f"{a:g}-{b:g}" for a, b in intervals], dims="epochs"),
-            ).rename("bias")
-            for name in known
-        ]
+    def bias(name: str, interval: int) -> xr.DataArray:
+        return deciding.bias(deciding.rates(data, name, interval))
+
+    def curve(name: str) -> xr.DataArray:
+        values = deciding.labelled(deciding.node(data, name, "convergence")["curve"])
+        return values.swap_dims(step="epoch").drop_vars("step")
+
+    across = xr.DataArray(spans, dims="epochs", name="epochs")
+    bars = joined(
+        lambda name: xr.concat([bias(name, i) for i in range(len(spans))], across),
+        "C(first block) - C(last block)",
+        "1 / epoch",
     )
-    rate.attrs |= {"long_name": "C(first block) - C(last block)", "units": "1 / epoch"}
-    loss = joined([end_loss(data, name) for name in known]).reset_coords(drop=True)
-    loss.attrs |= {"long_name": "test loss", "units": "squared error"}
+    numbers = {
+        f"bias{i}": joined(lambda name, i=i: bias(name, i), f"bias, epochs {span}", "1 / epoch")
+        for i, span in enumerate(spans)
+    }
+    numbers["relative"] = joined(
+        lambda name: deciding.relative_bias(deciding.rates(data, name)),
+        f"relative bias, {spans[0]}",
+        "",
+    )
+    numbers["loss"] = joined(lambda name: end_loss(data, name), "test loss", "squared error")
     end = suffix(scale)
-    curves = [
-        Lines(
-            deciding.labelled(deciding.node(data, name, "convergence")["curve"]).swap_dims(
-                step="epoch"
-            ),
-            key=f"convergence-{name}",
-            title=f"{setting}: {label}{end}",
-            caption="Distance to the final weights over the distance at initialisation; mean and "
-            "95% interval over seeds.",
-            x="epoch",
-            references=(decay(data, name),),
-        )
-        for name, label in known.items()
-    ]
     return [
         Bars(
-            rate,
+            bars,
             key="bias",
             title=f"Layer convergence bias by {setting}{end}",
             caption="C of the first block less C of the last block; above zero the first block "
@@ -144,15 +145,24 @@ def _figures(
             x=setting,
             hue="epochs",
         ),
-        Bars(
-            loss,
-            key="loss",
-            title=f"Test loss by {setting}{end}",
-            caption="Mean squared error on the test examples at the end of training; mean and 95% "
-            "interval over seeds.",
-            x=setting,
+        Table(
+            xr.Dataset(numbers),
+            key="numbers",
+            title=f"Layer convergence bias by {setting}{end}",
+            caption="Mean and 95% interval over seeds; the test loss is that at the end of "
+            "training.",
+            rows=setting,
         ),
-        *curves,
+        Lines(
+            joined(curve, "remaining distance to the final weights", ""),
+            key="convergence",
+            title=f"Convergence by {setting}{end}",
+            caption="Distance to the final weights over the distance at initialisation; mean and "
+            "95% interval over seeds.",
+            x="epoch",
+            panel=setting,
+            references=(decay(data, next(iter(known))),),
+        ),
     ]
 
 
