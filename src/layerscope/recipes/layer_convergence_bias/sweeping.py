@@ -118,7 +118,7 @@ def _figures(
         values = deciding.labelled(deciding.node(data, name, "convergence")["curve"])
         return values.swap_dims(step="epoch").drop_vars("step")
 
-    across = xr.DataArray(spans, dims="epochs", name="epochs")
+    across = xr.DataArray([f"epochs {span}" for span in spans], dims="epochs", name="epochs")
     bars = joined(
         lambda name: xr.concat([bias(name, i) for i in range(len(spans))], across),
         "C(first block) - C(last block)",
