@@ -155,11 +155,12 @@ def row(value: float, interval: tuple[float, float] | None) -> VerdictRow:
 
 
 def test_a_verdict_is_written_to_the_decimals_its_interval_warrants():
-    assert measured(row(0.98123, (0.91, 1.0))) == ("0.98", "[0.91, 1.00]")
+    assert measured(row(0.98123, (0.91, 1.0))) == ("0.981", "[0.910, 1.000]")
     assert measured(row(-12.34, (-18.2, -6.0))) == (
-        "\N{MINUS SIGN}12",
-        "[\N{MINUS SIGN}18, \N{MINUS SIGN}6]",
+        "\N{MINUS SIGN}12.3",
+        "[\N{MINUS SIGN}18.2, \N{MINUS SIGN}6.0]",
     )
+    assert measured(row(0.028, (0.0139, 0.0424)))[0] == "0.028"
     assert measured(row(0.98123, None)) == ("0.981", "")
 
 
@@ -181,4 +182,6 @@ def test_figures_of_many_columns_take_the_whole_width(columns, wide):
     table = Table([{"layer": "a", **dict.fromkeys(names, 1.0)}], "t", "", columns=())
     grid = xr.DataArray(np.zeros((2, 4 * columns)), dims=("layer", "step"))
     assert _wide(table) == wide
+    spread = xr.Dataset({name: (("seed", "layer"), [[1.0], [2.0]]) for name in names})
+    assert _wide(Table(spread.assign_coords(layer=["a"]), "t", ""))
     assert _wide(Heatmap(grid, "h", "")) == (4 * columns > 12)

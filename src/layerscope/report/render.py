@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
 TABLE_COLUMNS, HEATMAP_COLUMNS = 4, 12
-"""Most columns that fit half of the page."""
+"""Most columns that fit half of the page; of a table, one with an interval counts for 1.5."""
 
 
 def html(page: Page) -> str:
@@ -121,13 +121,13 @@ def whisker(row: VerdictRow) -> dict[str, float | None] | None:
 
 
 def measured(row: VerdictRow) -> tuple[str, str]:
-    """A verdict's value and interval as text, to the decimals that the interval warrants."""
+    """A verdict's value and interval as text, to two digits of half of the interval."""
     if not math.isfinite(row.value):
         return "no value", ""
     if row.interval is None or not all(map(math.isfinite, row.interval)):
         return _minus(f"{row.value:.3g}"), ""
     low, high = row.interval
-    decimals = max(0, -math.floor(math.log10((high - low) / 2))) if high > low else 3
+    decimals = max(0, 1 - math.floor(math.log10((high - low) / 2))) if high > low else 3
     value, start, end = (_minus(f"{v:.{decimals}f}") for v in (row.value, low, high))
     return value, f"[{start}, {end}]"
 
@@ -139,7 +139,9 @@ def _minus(text: str) -> str:
 def _wide(figure: Figure) -> bool:
     """Whether half of the page is too narrow for a figure."""
     if isinstance(figure, Table):
-        return len(figure.resolved()) > TABLE_COLUMNS
+        columns = list(zip(*figure.cells(), strict=True))
+        with_margin = sum(any(cell.margin for cell in column) for column in columns)
+        return len(columns) + with_margin / 2 > TABLE_COLUMNS
     return isinstance(figure, Heatmap) and figure.data.sizes[figure.x] > HEATMAP_COLUMNS
 
 
