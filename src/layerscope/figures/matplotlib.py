@@ -188,6 +188,8 @@ def _draw_lines(figure: Lines, panels: list[Axes], colours: Mapping[str, str] | 
             ax.fill_between(at, s.low, s.high, color=colour[s.label or s.panel], alpha=alpha, lw=0)
         if s.x.dtype == object:
             keys.name_ticks(ax, list(s.x))
+        elif not figure.log_x:
+            keys.whole_ticks(ax, at)
     for ax, name in zip(panels, names, strict=True):
         ax.set_title(name)
         if figure.log_x:
@@ -230,7 +232,8 @@ def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> Non
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(keys.wrapped(naming.title(figure.data)))
-    ax.set_title(keys.wrapped(figure.title), pad=13 if figure.references else 8)
+    longest = max(map(len, labels))
+    ax.set_title(keys.wrapped(figure.title, longest), pad=13 if figure.references else 8)
     keys.add_references(ax, figure.references, turned=True)
     if len(hues) > 1:
         keys.legend_below(ax, len(hues))

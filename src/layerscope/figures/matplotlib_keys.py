@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from layerscope.figures.figure import Reference, Series
 from layerscope.figures.reduce import apart
@@ -22,9 +22,9 @@ LABEL_WIDTH = 26  # characters of a vertical axis title before it wraps
 TITLE_WIDTH = 42  # of a title, or of a horizontal axis title, of a column's width
 
 
-def wrapped(text: str) -> str:
-    """A title on as many lines as it needs in one column."""
-    return textwrap.fill(text, TITLE_WIDTH)
+def wrapped(text: str, beside: int = 12) -> str:
+    """A title on as many lines as it needs in one column, beside names of so many characters."""
+    return textwrap.fill(text, max(24, TITLE_WIDTH + 12 - beside))
 
 
 def add_key(panels: Sequence[Axes], series: Sequence[Series], colour: Mapping[str, str]) -> None:
@@ -132,6 +132,12 @@ def add_references(ax: Axes, references: Sequence[Reference], turned: bool = Fal
             color=QUIET,
             bbox={"fc": "w", "ec": "none", "alpha": 0.75, "pad": 0.3},
         )
+
+
+def whole_ticks(ax: Axes, at: np.ndarray) -> None:
+    """No ticks between the epochs or steps where all positions are whole numbers."""
+    if len(at) and np.all(np.mod(at, 1) == 0):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def log_ticks(ax: Axes) -> None:

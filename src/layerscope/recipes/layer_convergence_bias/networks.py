@@ -190,7 +190,7 @@ def vit(
         optimizer=optimizer or Adam(learning_rate=3e-4, weight_decay=1e-4),
         schedule="cosine",
         warmup={"paper": 10_000, "small": 60, "smoke": 4}[scale],
-        epochs={"paper": 200, "small": 12, "smoke": 2}[scale],
+        epochs={"paper": 200, "small": 10, "smoke": 2}[scale],
         batch_size=256 if paper else 64,
         augmentation="crop_flip" if paper else "none",
         probe_batch=32 if scale == "smoke" else 128,
