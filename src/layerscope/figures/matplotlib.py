@@ -129,10 +129,18 @@ def _size(figure: Figure, panels: int) -> tuple[float, float]:
     if isinstance(figure, Heatmap):
         height = rows * max(1.7, min(0.6 + 0.15 * figure.data.sizes[figure.y], 5.5))
     if isinstance(figure, Bars):
-        height = max(1.2, min(0.55 + 0.15 * len(figure.bars()), 7.5))
+        lines = keys.wrapped(figure.title, _longest(figure)) + keys.wrapped(
+            naming.title(figure.data)
+        )
+        height = max(1.2, min(0.55 + 0.15 * len(figure.bars()), 7.5)) + 0.13 * lines.count("\n")
     if isinstance(figure, Surface):
         height = 0.84 * width / columns * rows
     return (width, height)
+
+
+def _longest(figure: Bars) -> int:
+    """Characters of the longest name beside the bars."""
+    return max(len(bar.label) for bar in figure.bars())
 
 
 def _layout(panels: int) -> tuple[int, int]:
@@ -232,8 +240,7 @@ def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> Non
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(keys.wrapped(naming.title(figure.data)))
-    longest = max(map(len, labels))
-    ax.set_title(keys.wrapped(figure.title, longest), pad=13 if figure.references else 8)
+    ax.set_title(keys.wrapped(figure.title, _longest(figure)), pad=13 if figure.references else 8)
     keys.add_references(ax, figure.references, turned=True)
     if len(hues) > 1:
         keys.legend_below(ax, len(hues))

@@ -149,12 +149,15 @@ def fig7(scale: Scale) -> Study:
 
         return effect
 
+    def shown(data: xr.DataTree, family: Family, name: str) -> xr.DataArray:
+        values = deciding.node(data, family, "response_frequency")[name]
+        layers = [layer for layer in SHOWN[family] if layer in values["layer"].values]
+        return values.sel(layer=layers).isel(step=slice(1, None)).swap_dims(step="epoch")
+
     def figures(data: xr.DataTree) -> list[Figure]:
         return [
             Lines(
-                deciding.node(data, family, "response_frequency")[name]
-                .isel(step=slice(1, None))
-                .swap_dims(step="epoch"),
+                shown(data, family, name),
                 key=f"{name}-{family}",
                 title=f"{NAMES[family]}: {text}{suffix(scale)}",
                 caption="Change of a layer's output over a small change of a Gaussian input, "

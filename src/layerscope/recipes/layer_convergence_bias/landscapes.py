@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from layerscope.study import Scale, Study
 
 NUMBERS = {
-    "increase": "mean rise of the loss at half a layer's length",
-    "relative_curvature": "largest eigenvalue of the Hessian times the layer's squared length",
-    "curvature": "largest eigenvalue of the Hessian",
+    "increase": ("rise of the loss", "Mean rise at half a layer's length."),
+    "relative_curvature": (
+        "curvature relative to length",
+        "Largest eigenvalue of the layer's Hessian times its squared length.",
+    ),
+    "curvature": ("curvature", "Largest eigenvalue of the layer's Hessian."),
 }
 SURFACE = (
     "Loss on a batch of training images while one layer moves along two random directions, filter "
@@ -49,8 +52,8 @@ def _bars(data: xr.DataTree, family: str, scale: Scale, names: tuple[str, ...]) 
         Bars(
             _found(data, family)[name],
             key=f"{name}-{family}",
-            title=f"{NAMES[family]}: {NUMBERS[name]}{suffix(scale)}",
-            caption="Mean and 95% interval over seeds.",
+            title=f"{NAMES[family]}: {NUMBERS[name][0]}{suffix(scale)}",
+            caption=f"{NUMBERS[name][1]} Mean and 95% interval over seeds.",
         )
         for name in names
     ]
@@ -111,7 +114,7 @@ def fig5(scale: Scale) -> Study:
             make_claim(
                 f"{family}-{name}",
                 f"{NAMES[family]}: {DEEP[family]} lies in a sharper minimum than "
-                f"{SHALLOW[family]}: {NUMBERS[name]}.",
+                f"{SHALLOW[family]}: {NUMBERS[name][0]}.",
                 "Fig. 5, Section 4",
                 contrast(family, name),
                 f"({DEEP[family]} - {SHALLOW[family]}) / their sum",
