@@ -20,6 +20,8 @@ from layerscope.results import ENGINE
 
 Scale = Literal["paper", "small", "smoke"]
 SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
+PLANNED = "planned_seeds"
+"""Attribute of a study's data: how many seeds every variant was to have."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def collect(
 
     Returns:
         A tree with one node per variant and probe, ``tree[variant][probe.key]``, whose variables
-        have a leading dimension ``seed``. Variants may have different layers and steps.
+        have a leading dimension ``seed``. Variants may have different layers and steps. The
+        attribute ``planned_seeds`` says how many seeds each was to have.
 
     Raises:
         LayerscopeError: A variant has no run that could be measured.
@@ -135,6 +138,7 @@ def collect(
             nodes[f"{variant}/{probe.key}"] = xr.concat(
                 parts, index, coords="minimal", compat="override", combine_attrs="drop_conflicts"
             )
+    nodes["/"] = xr.Dataset(attrs={PLANNED: len(study.seeds)})
     return xr.DataTree.from_dict(nodes, name=study.name)
 
 

@@ -1,9 +1,11 @@
 """The claims decide rightly on made data whose answer is known; no test says that science holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
-from tests.recipes.made import decided, noisy
+from tests.recipes.made import decided, noisy, tree, verdicts
 
 from layerscope.config import from_dict, to_dict
 from layerscope.recipes.layer_convergence_bias import RECIPES
@@ -182,9 +184,8 @@ def test_a_sweep_says_which_setting_diverged(name):
     variants = list(RECIPES[name]("paper").variants)
     study, nodes = swept(name, 1, missing=variants[-1:])
     assert variants[-1] in study.may_diverge
-    data = xr.DataTree.from_dict(nodes)
-    verdicts = [claim.decide(data) for claim in study.claims]
-    noted = [v for v in verdicts if "5 of 5 runs" in v.note]
+    data = tree(study, nodes)
+    noted = [v for v in verdicts(study, nodes) if "5 of 5 runs" in v.note]
     assert noted
     assert {v.outcome for v in noted} == {"inconclusive"}
     assert len(study.figures(data)[1].row_names()) == len(variants) - 1
@@ -195,14 +196,29 @@ def test_a_sweep_says_how_many_runs_diverged():
     for key in list(nodes):
         if key.startswith("lr0.1/"):
             nodes[key] = nodes[key].isel(seed=slice(3))
-    verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
-    assert all("2 of 5 runs of lr0.1 diverged" in v.note for v in verdicts)
-    assert {v.outcome for v in verdicts} == {"holds"}
+    found = verdicts(study, nodes)
+    assert all("2 of 5 runs of lr0.1 diverged" in v.note for v in found)
+    assert {v.outcome for v in found} == {"holds"}
     for key in list(nodes):
         if key.startswith("lr0.1/"):
             nodes[key] = nodes[key].isel(seed=slice(2))
-    verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
-    assert {v.outcome for v in verdicts} == {"inconclusive"}
+    assert {v.outcome for v in verdicts(study, nodes)} == {"inconclusive"}
+
+
+def test_fewer_seeds_are_no_runs_that_diverged():
+    study, nodes = swept("fig13", 1, seeds=2)
+    found = verdicts(replace(study, seeds=(0, 1)), nodes)
+    assert not any("diverged" in v.note for v in found)
+    assert {v.outcome for v in found} == {"holds"}
+
+
+def test_a_missing_seed_does_not_bend_the_slope_over_domains():
+    study, nodes = swept("domain", 1)
+    full = verdicts(study, nodes)[1]
+    nodes["half1/convergence"] = nodes["half1/convergence"].isel(seed=slice(1, None))
+    left = verdicts(study, nodes)[1]
+    assert left.n_seeds == 4
+    assert left.value == pytest.approx(full.value, rel=1e-2)
 
 
 def test_a_block_that_moves_away_counts():
@@ -260,8 +276,6 @@ SAME = {"fig8a", "fig8e", *(f"fig{i}" for i in (12, 13, 14, 15, 16, 17, 18, 19))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RECIPES.keys() - SAME))
 def test_smoke_scale_runs_to_a_report(name, tmp_path):
-    from dataclasses import replace
-
     study = replace(RECIPES[name]("smoke"), seeds=(0, 1))
     found = reproduce(study, tmp_path, processes=1)
     assert len(found.verdicts) == len(study.claims)

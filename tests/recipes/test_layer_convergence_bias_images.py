@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import xarray as xr
-from tests.recipes.made import decided, noisy
+from tests.recipes.made import decided, noisy, tree, verdicts
 
 from layerscope.config import Digits, Images, RunConfig, Sine
 from layerscope.errors import LayerscopeError
 from layerscope.recipes.layer_convergence_bias import RECIPES
-from layerscope.recipes.layer_convergence_bias.deciding import chance, shared
+from layerscope.recipes.layer_convergence_bias.deciding import chance, largest_elsewhere, shared
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 CONVOLUTIONS = ["conv1", "conv5", "conv9", "conv13", "fc1"]
@@ -62,7 +62,7 @@ def test_claims_of_fig2(sign, outcome):
 
     def made(variant):
         away = (-0.01, -0.1) if sign > 0 else (0.1, 0.01)
-        intervals = [(0.3, 0.1), (0.1, 0.2), away, (0.2, 0.1)]
+        intervals = [(0.3, 0.1), (0.1, 0.2), away, (0.2, 0.1), (0.1, 0.15)]
         if sign < 0:
             intervals[0], intervals[1] = (0.1, 0.3), (0.2, 0.1)
             intervals[3] = (0.1, 0.2)
@@ -73,7 +73,7 @@ def test_claims_of_fig2(sign, outcome):
 
 def test_the_first_epoch_is_told_apart():
     study = RECIPES["fig2"]("small")
-    made = lambda variant: rates(variant, (0.3, 0.1), (0.1, 0.2), (-0.1, -0.1), (0.1, 0.2))  # noqa: E731
+    made = lambda variant: rates(variant, (0.3, 0.1), (0.1, 0.2), (-0.1, -0.1), (0.1, 0.2), (0, 0))  # noqa: E731
     found = decided(study, nodes_of(study, made))
     assert (found["faster"], found["lasting"]) == ("holds", "fails")
 
@@ -127,7 +127,7 @@ def test_claims_of_fig8e_and_fig17(sign, outcome):
     made = lambda v: rates(v, (0.3, hard if v.endswith("simple") else simple))  # noqa: E731
     assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
     study = RECIPES["fig17"]("small")
-    made = lambda v: rates(v, (hard, simple))  # noqa: E731
+    made = lambda v: rates(v, (hard, simple), (hard, simple))  # noqa: E731
     assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
 
 
@@ -147,7 +147,8 @@ def test_claims_of_fig10(sign, outcome):
     def made(variant):
         transfer = (variant == "transfer") == (sign > 0)
         rise = layered("increase", [1.0 if transfer else 3.0] * 4, variant)
-        found = rates(variant, (0.1, 0.3) if transfer else (0.3, 0.1))
+        ends = (0.1, 0.3) if transfer else (0.3, 0.1)
+        found = rates(variant, ends, ends)
         return {**found, "loss_landscape": rise, "performance": steps([40.0 if transfer else 60])}
 
     assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
@@ -193,15 +194,35 @@ def variation(before, after, error):
 
 @pytest.mark.parametrize(("before", "after", "outcome"), [(2, 1, "holds"), (1, 2, "fails")])
 def test_variation_is_compared_without_the_first_epoch(before, after, outcome):
-    assert set(decided(*variation(before, after, 50.0)).values()) == {outcome}
+    found = decided(*variation(before, after, 50.0))
+    assert {found["resnet50"], found["vgg19"]} == {outcome}
+    assert {found["resnet50-steady"], found["vgg19-steady"]} == {"holds"}
+
+
+def test_variation_that_falls_while_the_rate_is_constant():
+    study, nodes = variation(2, 1, 50.0)
+    for key in nodes:
+        if "weight_change" in key:
+            falling = 2.0 ** -nodes[key]["epoch"]
+            nodes[key]["change"] = nodes[key]["change"] * falling
+    found = decided(study, nodes)
+    assert {found["resnet50-steady"], found["vgg19-steady"]} == {"fails"}
+
+
+def test_the_largest_of_equal_layers_is_no_larger():
+    """The layer is chosen by the other seeds, so that noise alone gives it nothing."""
+    values = np.random.default_rng(0).normal(size=(400, 5, 12))
+    found = [largest_elsewhere(xr.DataArray(v, dims=("seed", "layer"))).mean() for v in values]
+    assert abs(float(np.mean(found))) < 0.05
+    assert float(np.mean(values.max(2))) > 1
 
 
 def test_networks_that_have_not_learnt_decide_nothing():
     study, nodes = variation(2, 1, 99.4)
-    verdicts = [claim.decide(xr.DataTree.from_dict(nodes)) for claim in study.claims]
-    assert {v.outcome for v in verdicts} == {"inconclusive"}
-    assert ["resnet50 (99.4% error)" in v.note for v in verdicts] == [True, False]
-    figures = study.figures(xr.DataTree.from_dict(nodes))
+    found = verdicts(study, nodes)
+    assert {v.outcome for v in found} == {"inconclusive"}
+    assert ["resnet50 (99.4% error)" in v.note for v in found] == [True, False, True, False]
+    figures = study.figures(tree(study, nodes))
     assert [f.key for f in figures][-1] == "test-error"
     assert "Guessing gives 90%;" in figures[-1].caption
 
@@ -209,7 +230,8 @@ def test_networks_that_have_not_learnt_decide_nothing():
 def test_a_network_that_has_not_learnt_does_not_speak_for_another():
     study, nodes = variation(2, 1, 50.0)
     nodes["vgg19/performance"] = nodes["vgg19/performance"] * 0 + 99.0
-    assert decided(study, nodes) == {"resnet50": "holds", "vgg19": "inconclusive"}
+    found = decided(study, nodes)
+    assert (found["resnet50"], found["vgg19"]) == ("holds", "inconclusive")
 
 
 GUESSING = {

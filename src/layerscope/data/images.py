@@ -72,7 +72,7 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
     names = decoded.class_names
     if config.classes is not None:
         chosen = _chosen_classes(config, decoded.n_classes)
-        train, test = (_of_classes(split, chosen) for split in (train, test))
+        train, test = (_of_classes(split, chosen, config.name) for split in (train, test))
         names = names and tuple(names[label] for label in chosen)
     return Dataset(
         name=config.name,
@@ -99,10 +99,15 @@ def _chosen_classes(config: Images, n_classes: int) -> list[int]:
     return sorted(order[: config.classes].tolist())
 
 
-def _of_classes(split: Split, chosen: list[int]) -> Split:
+def _of_classes(split: Split, chosen: list[int], name: str) -> Split:
     """The examples of the chosen classes (ascending), which are numbered from 0."""
     labels = torch.tensor(chosen)
     kept = split.take(torch.isin(split.targets, labels).nonzero().flatten())
+    if not len(kept):
+        raise LayerscopeError(
+            f"a part of {name} has no image of the chosen classes.",
+            "Choose more classes, or others with subset_seed.",
+        )
     return replace(kept, targets=torch.searchsorted(labels, kept.targets))
 
 
@@ -120,7 +125,8 @@ def _subset(split: Split, limit: int | None, config: Images, part: str) -> Split
     if not 1 <= limit <= len(split):
         name = "limit" if part == "train" else "test_limit"
         raise LayerscopeError(
-            f"{name} is {limit:,}, but the {part} part of {config.name} has {len(split):,} images.",
+            f"{name} is {limit:,}, but the {part} part of {config.name} has {len(split):,} images"
+            + (" of the chosen classes." if config.classes else "."),
             f"Choose 1 to {len(split):,}, or leave {name} out.",
         )
     generator = torch.Generator().manual_seed(mixed_seed(config.subset_seed, part))

@@ -71,6 +71,8 @@ class Probe(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = ""
     summary: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    """Raised when the probe's numbers or variables change: results kept before are not reused."""
 
     @property
     def settings(self) -> dict[str, Any]:

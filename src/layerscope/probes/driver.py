@@ -79,7 +79,7 @@ def _attributes(probe: Probe) -> dict[str, str]:
         "probe": type(probe).__name__,
         "settings": settings_attribute(probe.settings),
         "layerscope": package_version("layerscope"),
-    }
+    } | ({"revision": str(probe.revision)} if probe.revision > 1 else {})
 
 
 def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:

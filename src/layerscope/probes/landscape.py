@@ -58,8 +58,9 @@ class LossLandscape(TrajectoryProbe):
     * ``curvature``: the largest eigenvalue of the Hessian of the loss with respect to all
       parameters of the layer, by Lanczos iteration.
     * ``relative_curvature``: that eigenvalue times :math:`\|\theta_l\|_2^2`, the second derivative
-      along the sharpest direction as long as the layer. Layers of different size, or in front of a
-      normalisation, which makes the scale of weights arbitrary, can be compared by it alone.
+      along the sharpest direction as long as the layer. It does not depend on a common factor of
+      all weights, which is arbitrary in front of a normalisation. The sharpest of more directions
+      is sharper: it tends to grow with the number of parameters, which ``increase`` does not.
 
     The loss is the mean over the run's fixed batch of training examples, the model in eval mode.
     Layers are measured one after the other; the Hessian needs the memory of a backward pass that is
@@ -89,6 +90,7 @@ class LossLandscape(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch"})
     source: ClassVar[str] = "Which layer is learning faster?, Section 4"
     summary: ClassVar[str] = "loss around the weights of each layer, and its sharpness"
+    revision: ClassVar[int] = 2  # with relative_curvature
 
     def select(self, layers: LayerMap) -> LayerMap:
         """Layers with a matrix or filters; biases and normalisations move with them, or not."""

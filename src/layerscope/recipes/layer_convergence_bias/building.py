@@ -86,13 +86,10 @@ def on_images(recipe: Callable[..., Study]) -> Callable[..., Study]:
 
 
 def _errors(data: xr.DataTree, chance: Mapping[str, float], scale: Scale) -> Figure:
-    import xarray as xr
-
     from layerscope.figures.figure import Bars
     from layerscope.recipes.layer_convergence_bias import deciding
 
-    index = xr.DataArray(list(chance), dims="network", name="network")
-    values = xr.concat([deciding.error(data, name) for name in chance], index)
+    values = deciding.along("network", chance, [deciding.error(data, name) for name in chance])
     guessing = ", ".join(f"{value:g}%" for value in sorted(set(chance.values())))
     return Bars(
         values.reset_coords(drop=True).assign_attrs(long_name="test error", units="%"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from layerscope.study import Scale, Study
 
 LAYERS = ["layer1", "layer2", "layer3"]
-NAMES = {"layer1": "Layer 1", "layer2": "Hidden layer 1", "layer3": "Hidden layer 2"}
 REPORTED = {"layer1": 0.012, "layer2": 0.009, "layer3": 0.006}
 DOMAINS = {"narrow": (-2.0, 2.0), "wide": (-2 * math.pi, 2 * math.pi)}
 DOMAIN_TITLES = {"narrow": "[-2, 2]", "wide": "[-2π, 2π]"}
@@ -65,6 +63,7 @@ def fig1a(scale: Scale) -> Study:
     """
     from layerscope.claims import Claim
     from layerscope.probes import Convergence, GradientMagnitude
+    from layerscope.recipes.layer_convergence_bias import deciding
     from layerscope.study import Study
 
     until = min(50, LENGTHS[scale][0] // 2)
@@ -86,7 +85,7 @@ def fig1a(scale: Scale) -> Study:
                 f"On [-2, 2], shallower layers converge faster over the first {until} epochs: "
                 "C(layer 1) > C(hidden 1) > C(hidden 2).",
                 f"{PAPER} Fig. 1a, Observation 2.1",
-                lambda data: _ordered(data, "narrow", LAYERS),
+                lambda data: deciding.ordered(deciding.rates(data, "narrow"), "C", LAYERS),
             ),
             Claim(
                 "gradient",
@@ -99,26 +98,10 @@ def fig1a(scale: Scale) -> Study:
                 "reversal",
                 "On [-2π, 2π] the order reverses: C(hidden 2) > C(hidden 1) > C(layer 1).",
                 "beyond the paper: a boundary of Observation 2.1",
-                lambda data: _ordered(data, "wide", LAYERS[::-1]),
+                lambda data: deciding.ordered(deciding.rates(data, "wide"), "C", LAYERS[::-1]),
             ),
         ),
         figures=lambda data: _fig1a_figures(data, scale, until),
-    )
-
-
-def _ordered(data: xr.DataTree, variant: str, layers: list[str]) -> Verdict:
-    from layerscope.claims import above, all_of
-    from layerscope.recipes.layer_convergence_bias import deciding
-
-    rate = deciding.rates(data, variant)
-    pairs = itertools.pairwise(layers)
-    return all_of(
-        {
-            f"{NAMES[a]} - {NAMES[b]}": above(
-                rate.sel(layer=a) - rate.sel(layer=b), f"C({NAMES[a]}) - C({NAMES[b]})"
-            )
-            for a, b in pairs
-        }
     )
 
 
@@ -143,12 +126,6 @@ def _larger_yet_slower(data: xr.DataTree, until: float) -> Verdict:
     )
 
 
-def _named(values: xr.DataArray) -> xr.DataArray:
-    """The three layers of the paper's figure, under the paper's names."""
-    chosen = values.sel(layer=LAYERS)
-    return chosen.assign_coords(layer=[NAMES[str(name)] for name in chosen["layer"].values])
-
-
 def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
     import xarray as xr
 
@@ -156,9 +133,8 @@ def _fig1a_figures(data: xr.DataTree, scale: Scale, until: int) -> list[Figure]:
     from layerscope.recipes.layer_convergence_bias import deciding
 
     def both(probe: str, variable: str) -> xr.DataArray:
-        domain = xr.DataArray(list(DOMAIN_TITLES.values()), dims="domain", name="domain")
-        parts = [_named(deciding.node(data, name, probe)[variable]) for name in DOMAINS]
-        return xr.concat(parts, domain, coords="minimal", compat="override")
+        parts = [deciding.node(data, name, probe)[variable].sel(layer=LAYERS) for name in DOMAINS]
+        return deciding.along("domain", DOMAIN_TITLES.values(), map(deciding.labelled, parts))
 
     end = suffix(scale)
     rates = both("convergence", "rate").isel(interval=0)

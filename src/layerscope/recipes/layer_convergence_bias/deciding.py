@@ -13,6 +13,7 @@ from layerscope.claims import Verdict, above, all_of
 from layerscope.config import Digits, Images
 from layerscope.data.table import IMAGE_SETS, row_of
 from layerscope.errors import LayerscopeError, unknown
+from layerscope.study import PLANNED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,11 +78,47 @@ def shared(values: xr.DataArray) -> xr.DataArray:
     tell no more than the seed's own mean would, negative where they mislead. Layers without a
     finite value for every seed are left out.
     """
-    values = values.dropna("layer")
+    values = values.where(np.isfinite(values)).dropna("layer")
     n = values.sizes["seed"]
     others = (values.sum("seed") - values) / (n - 1)
     own = values - values.mean("layer")
     return 1 - ((values - others) ** 2).sum("layer") / (own**2).sum("layer")
+
+
+def exceeds_each(
+    values: xr.DataArray, layer: str, others: Iterable[str], what: str, sign: int = 1
+) -> Verdict:
+    """Whether one layer's value lies above that of each of some others (below, with sign -1)."""
+    own = values.sel(layer=layer, drop=True)
+    return all_of(
+        {
+            label(other): above(
+                sign * (own - values.sel(layer=other, drop=True)),
+                f"{what}: {label(layer)} {'less' if sign > 0 else 'below'} {label(other)}",
+            )
+            for other in others
+        }
+    )
+
+
+def largest_elsewhere(values: xr.DataArray) -> xr.DataArray:
+    """A seed's value of the layer whose mean over the other seeds is largest, (seed,).
+
+    The largest value itself would be biased upwards by the noise of every layer.
+    """
+    n = values.sizes["seed"]
+    others = (values.sum("seed") - values) / (n - 1) if n > 1 else values
+    return values.isel(layer=others.argmax("layer"), drop=True)
+
+
+def along(
+    dimension: str, labels: Iterable[str], parts: Iterable[xr.DataArray], join: Any = "outer"
+) -> xr.DataArray:
+    """Values of several variants along a new dimension with names."""
+    import xarray as xr
+
+    index = xr.DataArray(list(labels), dims=dimension, name=dimension)
+    return xr.concat(list(parts), index, coords="minimal", compat="override", join=join)
 
 
 def ordered(values: xr.DataArray, what: str, names: Sequence[str] = ()) -> Verdict:
@@ -114,7 +151,7 @@ def labelled(values: xr.DataArray) -> xr.DataArray:
     return chosen.assign_coords(layer=[label(str(name)) for name in names])
 
 
-def when_trained(variants: Iterable[str], decide: Decide, planned: int) -> Decide:
+def when_trained(variants: Iterable[str], decide: Decide) -> Decide:
     """The decision, with a word on runs that diverged.
 
     No decision where more than half of the runs of one of the variants diverged: those that are
@@ -123,10 +160,10 @@ def when_trained(variants: Iterable[str], decide: Decide, planned: int) -> Decid
     Args:
         variants: What is compared.
         decide: From data to verdict.
-        planned: Seeds of every variant.
     """
 
     def decided(data: xr.DataTree) -> Verdict:
+        planned = data.attrs[PLANNED]
         left = {v: _seeds(data, v) for v in variants}
         gone = [f"{planned - n} of {planned} runs of {v} diverged" for v, n in left.items()
                 if n < planned]  # fmt: skip
@@ -184,7 +221,7 @@ def if_learnt(chances: Mapping[str, float], decide: Decide) -> Decide:
 
     def decided(data: xr.DataTree) -> Verdict:
         errors = {name: float(error(data, name).mean()) for name in chances}
-        guessing = [name for name, value in errors.items() if value > LEARNT * chances[name]]
+        guessing = [n for n, value in errors.items() if not value <= LEARNT * chances[n]]
         verdict = decide(data)
         if not guessing:
             return verdict

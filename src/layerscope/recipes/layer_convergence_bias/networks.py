@@ -55,6 +55,9 @@ READING = (
     "momentum 0.9, VGG-19 with batch normalisation, initialisation after He, images cropped and "
     "flipped, on CIFAR a 3x3 stem and fully connected layers of 512 units"
 )
+NARROW = (
+    "channels / 8, a 3x3 stem without pooling, fully connected layers of 64 units without dropout"
+)
 SMOKE = "A smoke test of 2 epochs on the embedded digits; not an experiment."
 
 
@@ -62,8 +65,9 @@ def reduced(
     scale: Scale,
     data: str,
     config: RunConfig,
-    size: str = "channels / 8",
+    size: str = NARROW,
     reading: str = READING,
+    rates: str = "",
 ) -> str:
     """What a scale changes of the paper's settings, for captions.
 
@@ -73,6 +77,7 @@ def reduced(
         config: One of the study's configurations, whose numbers are quoted.
         size: How the networks are smaller.
         reading: What the paper does not state and is read so at its own scale.
+        rates: Other learning rates of the study.
     """
     if scale == "paper":
         return f"The paper's settings; not stated there and read here so: {reading}."
@@ -85,7 +90,7 @@ def reduced(
         f"Reduced: {data}, {size}, {config.epochs} epochs on {config.data.limit:,} images of "
         f"{config.data.image_size}x{config.data.image_size} pixels, tested on "
         f"{config.data.test_limit:,}, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}, "
+        f"{config.optimizer.learning_rate:g}{rates}, "
         + (f"{warm:.0%} of the steps warm up, " if config.warmup else "")
         + f"no augmentation, {len(SEEDS[scale])} seeds."
     )

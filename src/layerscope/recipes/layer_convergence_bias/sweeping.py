@@ -46,6 +46,7 @@ def sweep(
     source: str = "",
     intervals: tuple[tuple[float, float], ...] = (),
     reduction: str = "",
+    aside: str = "",
 ) -> Study:
     """A study with one variant per value of a setting.
 
@@ -60,6 +61,7 @@ def sweep(
         source: Paper and figure; that of ``figure`` by default.
         intervals: Epochs over which rates are given; the first one decides.
         reduction: What the scale changes; what it changes for the residual network by default.
+        aside: A sentence that every caption needs.
     """
     from layerscope.probes import Convergence, Performance
     from layerscope.recipes.layer_convergence_bias import deciding
@@ -78,11 +80,14 @@ def sweep(
         [
             replace(
                 claim,
-                decide=deciding.when_trained(claim.variants or labels, claim.decide, len(SEEDS)),
+                decide=deciding.when_trained(claim.variants or labels, claim.decide),
             )
             for claim in claims
         ],
-        lambda data: _figures(data, scale, setting, labels, intervals),
+        lambda data: [
+            replace(figure, caption=f"{figure.caption} {aside}".strip())
+            for figure in _figures(data, scale, setting, labels, intervals)
+        ],
         source,
         seeds=SEEDS,
         may_diverge=frozenset(variants),
@@ -106,9 +111,8 @@ def _figures(
 
     def joined(values: Callable[[str], xr.DataArray], long_name: str, units: str) -> xr.DataArray:
         """Values of all variants along the setting."""
-        index = xr.DataArray(list(known.values()), dims=setting, name=setting)
         parts = [values(name).reset_coords(drop=True) for name in known]
-        found = xr.concat(parts, index, coords="minimal", compat="override", join="outer")
+        found = deciding.along(setting, known.values(), parts)
         return found.assign_attrs(long_name=long_name, units=units)
 
     def bias(name: str, interval: int) -> xr.DataArray:
@@ -173,6 +177,13 @@ def end_loss(data: xr.DataTree, variant: str) -> xr.DataArray:
     return deciding.node(data, variant, "performance")["loss"].isel(step=-1, drop=True)
 
 
+def mean_rate(data: xr.DataTree, variant: str) -> xr.DataArray:
+    """Mean C of the blocks, (seed,)."""
+    from layerscope.recipes.layer_convergence_bias import deciding
+
+    return deciding.blocks(deciding.rates(data, variant)).mean("layer")
+
+
 def biased(variants: Sequence[str], text: str, source: str, name: str = "bias") -> Claim:
     """The first block converges faster than the last, in each of some variants."""
     from layerscope.claims import Claim, above, all_of
@@ -189,7 +200,7 @@ def biased(variants: Sequence[str], text: str, source: str, name: str = "bias") 
 
 
 def weaker(strong: str, weak: Sequence[str], text: str, source: str, name: str = "weaker") -> Claim:
-    """The relative bias is smaller in some variants than in another."""
+    """The relative bias is smaller, or reversed, in some variants against another."""
     from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
 
