@@ -75,6 +75,12 @@ def test_another_measurement_is_not_read_back(run, change):
     assert counted(GradientMagnitude(), run, **GIVEN | change)[1] > 0
 
 
+def test_results_of_an_earlier_revision_are_not_read_back(run, monkeypatch):
+    counted(WeightChange(), run)
+    monkeypatch.setattr(WeightChange, "revision", WeightChange.revision + 1)
+    assert [counted(WeightChange(), run)[1] for _ in range(2)] == [4, 0]
+
+
 def test_a_longer_run_is_measured_anew(run):
     measure(WeightChange(), run)
     run.write_checkpoint(8, run.checkpoint(6))
