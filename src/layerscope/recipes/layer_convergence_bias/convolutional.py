@@ -249,8 +249,10 @@ def fig11(scale: Scale) -> Study:
     def steady(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
         def effect(data: xr.DataTree) -> xr.DataArray:
             before, _ = parts(data, family)
-            change = before.isel(step=-1, drop=True) - before.isel(step=0, drop=True)
-            return change.mean("layer")
+            first, last = (
+                before.isel(step=end).mean("step") for end in (slice(1), slice(-1, None))
+            )
+            return (last - first).mean("layer")
 
         return effect
 
