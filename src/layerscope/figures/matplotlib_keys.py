@@ -18,7 +18,7 @@ INK, QUIET = "#33383f", "#6b7785"
 DIRECT, LEGEND, TICKS = 6, 12, 40  # at most so many end labels, legend entries, named ticks
 GAP = 0.075  # between end labels, in heights of the axes
 
-LABEL_WIDTH = 26  # characters of a vertical axis title before it wraps
+LABEL_WIDTH, LOW_WIDTH = 26, 19  # characters of a vertical axis title before it wraps; of a panel's
 TITLE_WIDTH = 42  # of a title, or of a horizontal axis title, of a column's width
 
 
@@ -137,7 +137,7 @@ def add_references(ax: Axes, references: Sequence[Reference], turned: bool = Fal
 def whole_ticks(ax: Axes, at: np.ndarray) -> None:
     """No ticks between the epochs or steps where all positions are whole numbers."""
     if len(at) and np.all(np.mod(at, 1) == 0):
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def log_ticks(ax: Axes) -> None:
@@ -169,6 +169,6 @@ def label(
         if i >= len(panels) - columns:
             ax.set_xlabel(wrapped(across) if len(panels) == 1 else across)
         if i % columns == 0 and len(panels) <= columns:
-            ax.set_ylabel(textwrap.fill(up, LABEL_WIDTH))
+            ax.set_ylabel(textwrap.fill(up, LABEL_WIDTH if len(panels) == 1 else LOW_WIDTH))
     if len(panels) > columns:
         panels[0].figure.supylabel(up, fontsize=8, color=INK)
