@@ -212,13 +212,11 @@ def test_fewer_seeds_are_no_runs_that_diverged():
     assert {v.outcome for v in found} == {"holds"}
 
 
-def test_a_missing_seed_does_not_bend_the_slope_over_domains():
+def test_domains_are_compared_on_the_seeds_that_both_have():
     study, nodes = swept("domain", 1)
-    full = verdicts(study, nodes)[1]
     nodes["half1/convergence"] = nodes["half1/convergence"].isel(seed=slice(1, None))
-    left = verdicts(study, nodes)[1]
-    assert left.n_seeds == 4
-    assert left.value == pytest.approx(full.value, rel=1e-2)
+    width = verdicts(study, nodes)[1]
+    assert (width.outcome, width.n_seeds) == ("holds", 4)
 
 
 def test_a_block_that_moves_away_counts():

@@ -111,14 +111,12 @@ def largest_elsewhere(values: xr.DataArray) -> xr.DataArray:
     return values.isel(layer=others.argmax("layer"), drop=True)
 
 
-def along(
-    dimension: str, labels: Iterable[str], parts: Iterable[xr.DataArray], join: Any = "outer"
-) -> xr.DataArray:
-    """Values of several variants along a new dimension with names."""
+def along(dimension: str, labels: Iterable[str], parts: Iterable[xr.DataArray]) -> xr.DataArray:
+    """Values of several variants along a new dimension with names; gaps where one has none."""
     import xarray as xr
 
     index = xr.DataArray(list(labels), dims=dimension, name=dimension)
-    return xr.concat(list(parts), index, coords="minimal", compat="override", join=join)
+    return xr.concat(list(parts), index, coords="minimal", compat="override", join="outer")
 
 
 def ordered(values: xr.DataArray, what: str, names: Sequence[str] = ()) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from layerscope.claims import Claim, Verdict
     from layerscope.study import Scale, Study
 
-NORMALISED_RATE = 0.01
+NORMALISED_RATE = 0.005
 """Learning rate of Fig. 16: of those tried, the largest at which normalised networks train."""
 
 
@@ -224,7 +225,7 @@ def fig16(scale: Scale) -> Study:
     """Normalisation: the bias stays with BatchNorm and weakens with LayerNorm and GroupNorm.
 
     Fig. 16: none, batch, layer and group normalisation (8 groups), here before every activation,
-    and all four at learning rate 0.01, times 0.1 after epoch 150: at 0.1 no normalised network
+    and all four at learning rate 0.005, times 0.1 after epoch 150: at 0.1 no normalised network
     trains, since its activations have 30 times the squared length. LOG.md lists what was tried, and
     how much the biases depend on the rate.
     """
@@ -352,13 +353,14 @@ def fig20(scale: Scale) -> Study:
 
 
 def domain(scale: Scale) -> Study:
-    """Wider domains: the bias turns round.
+    """The domain of the target: does the bias depend on it?
 
     Beyond the paper, which fits its target on [-2, 2]: the sigmoid network of Fig. 1a fits it on
     [-a, a] for a of 1, 2, 3, 4 and 2 pi. More of the target's periods lie in a wider domain, which
-    the same network finds harder to fit.
+    the same network finds harder to fit. Measured (5 seeds, 300 epochs): the bias is there for a of
+    2 and 3 and reversed for 1, 4 and 2 pi.
     """
-    from layerscope.claims import Claim, above
+    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
 
     halves = {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0, "2π": 2 * math.pi}
@@ -368,16 +370,18 @@ def domain(scale: Scale) -> Study:
     }
     narrow, *_, wide = variants
     until = min(50, LENGTHS[scale][0] // 2)
-    statistic = "slope of the relative bias over log2 of the domain's width, negative"
 
-    def slope(data: xr.DataTree) -> Verdict:
-        import xarray as xr
-
-        found = [deciding.relative_bias(deciding.rates(data, v)) for v in variants]
-        bias = deciding.along("width", variants, found, join="inner")
-        width = [math.log2(half) for half in halves.values()]
-        centred = xr.DataArray(width, coords={"width": bias["width"]}) - sum(width) / len(width)
-        return above(-(centred * bias).sum("width") / (centred**2).sum(), statistic)
+    def falling(data: xr.DataTree) -> Verdict:
+        bias = {v: deciding.relative_bias(deciding.rates(data, v)) for v in variants}
+        return all_of(
+            {
+                f"{variants[a][0]} less {variants[b][0]}": above(
+                    bias[a] - bias[b],
+                    f"relative bias on {variants[a][0]} less that on {variants[b][0]}",
+                )
+                for a, b in itertools.pairwise(variants)
+            }
+        )
 
     return sweep(
         scale,
@@ -391,9 +395,9 @@ def domain(scale: Scale) -> Study:
             biased(["half2"], "On [-2, 2] the first layer converges faster.", "Fig. 1a"),
             Claim(
                 "width",
-                "The wider the domain, the smaller the relative bias, down to a reversed one.",
+                "The wider the domain, the smaller the relative bias, from each to the next.",
                 "beyond the paper: a boundary of Observation 2.1",
-                slope,
+                falling,
             ),
             Claim(
                 "reversed",
