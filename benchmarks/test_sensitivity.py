@@ -125,7 +125,7 @@ def _compare(
 def test_landscapes(replay, tables):
     workload = Landscapes()
     np.testing.assert_allclose(workload.shared(), workload.plain(), rtol=1e-4, atol=1e-6)
-    _compare(LANDSCAPE, workload, 2, replay, tables)
+    _compare(LANDSCAPE, workload, 4, replay, tables)
 
 
 @pytest.mark.benchmark(group="predictiveness", timer=CLOCK.read)
@@ -133,4 +133,4 @@ def test_predictiveness(replay, tables):
     workload = Predictiveness()
     for found, expected in zip(workload.shared(), workload.plain(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-    _compare(PREDICTIVENESS, workload, 5, replay, tables)
+    _compare(PREDICTIVENESS, workload, 15, replay, tables)
