@@ -239,6 +239,7 @@ def _draw_bars(figure: Bars, ax: Axes, colours: Mapping[str, str] | None) -> Non
     keys.name_ticks(ax, labels, vertical=True)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=5)  # numbers with signs and decimals are wide
     ax.set_xlabel(keys.wrapped(naming.title(figure.data)))
     ax.set_title(keys.wrapped(figure.title, _longest(figure)), pad=13 if figure.references else 8)
     keys.add_references(ax, figure.references, turned=True)
