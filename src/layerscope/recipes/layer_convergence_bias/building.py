@@ -108,13 +108,11 @@ def curves(
     from layerscope.figures.figure import Lines
     from layerscope.recipes.layer_convergence_bias import deciding
 
-    def chosen(values: xr.DataArray) -> xr.DataArray:
-        names = [name for name in only if name in values["layer"].values]
-        return values.sel(layer=names) if names else values
-
     return [
         Lines(
-            chosen(deciding.node(data, variant, "convergence")["curve"]).swap_dims(step="epoch"),
+            deciding.present(deciding.node(data, variant, "convergence")["curve"], only).swap_dims(
+                step="epoch"
+            ),
             key=f"convergence-{variant}",
             title=title + suffix(scale),
             caption="Distance to the final weights over the distance at initialisation; mean and "

@@ -164,8 +164,8 @@ def fig7(scale: Scale) -> Study:
 
     def shown(data: xr.DataTree, family: Family, name: str) -> xr.DataArray:
         values = deciding.node(data, family, "response_frequency")[name]
-        layers = [layer for layer in SHOWN[family] if layer in values["layer"].values]
-        return values.sel(layer=layers).isel(step=slice(1, None)).swap_dims(step="epoch")
+        values = deciding.present(values, SHOWN[family]).isel(step=slice(1, None))
+        return values.swap_dims(step="epoch")
 
     def figures(data: xr.DataTree) -> list[Figure]:
         return [

@@ -63,24 +63,17 @@ def fig8e(scale: Scale) -> Study:
     until = max(1, epochs // 5)
     last = {"resnet50": "stage4", "vgg19": "fc1"}
 
-    def faster(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
-        def effect(data: xr.DataTree) -> xr.DataArray:
-            simple, hard = (
-                deciding.rates(data, f"{family}-{kind}").sel(layer=last[family], drop=True)
-                for kind in sets
-            )
-            return simple - hard
+    def gain(data: xr.DataTree, family: Family, layer: str) -> xr.DataArray:
+        simple, hard = (
+            deciding.rates(data, f"{family}-{kind}").sel(layer=layer, drop=True) for kind in sets
+        )
+        return simple - hard
 
-        return effect
+    def faster(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
+        return lambda data: gain(data, family, last[family])
 
     def more(family: Family) -> Callable[[xr.DataTree], xr.DataArray]:
-        def effect(data: xr.DataTree) -> xr.DataArray:
-            simple, hard = (deciding.rates(data, f"{family}-{kind}") for kind in sets)
-            gain = simple - hard
-            shallow = gain.sel(layer=SHALLOW[family], drop=True)
-            return gain.sel(layer=last[family], drop=True) - shallow
-
-        return effect
+        return lambda data: gain(data, family, last[family]) - gain(data, family, SHALLOW[family])
 
     titles = {
         f"{family}-{kind}": f"{NAMES[family]}, {name}"

@@ -142,6 +142,12 @@ def label(layer: str) -> str:
     return {"input": "Layer 1", "layer1": "Layer 1", "output": "Output"}.get(layer, layer)
 
 
+def present(values: xr.DataArray, names: Sequence[str]) -> xr.DataArray:
+    """Those of some layers that the values have; all layers where they have none of them."""
+    found = [name for name in names if name in values["layer"].values]
+    return values.sel(layer=found) if found else values
+
+
 def labelled(values: xr.DataArray) -> xr.DataArray:
     """All layers but the output under the paper's names."""
     names = [n for n in values["layer"].values if n != "output"]

@@ -96,10 +96,9 @@ def fig5(scale: Scale) -> Study:
         made: list[Figure] = []
         for family in FAMILIES:
             loss = _found(data, family)["loss"].isel(seed=0, drop=True)
-            shown = [name for name in SHOWN[family] if name in loss["layer"].values]
             made.append(
                 Surface(
-                    loss.sel(layer=shown),
+                    deciding.present(loss, SHOWN[family]),
                     key=f"landscape-{family}",
                     title=f"{NAMES[family]}: loss around layers{suffix(scale)}",
                     caption=f"{SURFACE} The network of the first seed.",
