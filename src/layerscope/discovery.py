@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.isolation import isolated
+from layerscope.isolation import isolated, named_modules, named_state
 
 Forward = Callable[[nn.Module, Any], Any]
 LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
@@ -31,6 +31,7 @@ class Layer:
         parameters: Shape of every parameter by name; a tied one appears in one layer only.
         buffers: Shape of every buffer by name, e.g. BatchNorm statistics.
         group: Label for plots and tests, e.g. ``"early"``.
+        trained: Whether the optimiser may move any of its parameters: one requires a gradient.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Layer:
     parameters: Mapping[str, tuple[int, ...]]
     buffers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     group: str = ""
+    trained: bool = True
 
     @property
     def n_parameters(self) -> int:
@@ -104,7 +106,7 @@ def _first_runs(model: nn.Module, example: Any, forward: Forward | None) -> dict
             handle.remove()
     keys: dict[str, tuple[int, int]] = {}
     anchor = (-1, 0)
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         anchor = (ran[module], 0) if module in ran else (anchor[0], anchor[1] + 1)
         keys[name] = anchor
     return {name: rank for rank, name in enumerate(sorted(keys, key=lambda n: keys[n]))}
@@ -114,6 +116,7 @@ def _first_runs(model: nn.Module, example: Any, forward: Forward | None) -> dict
 class _Owned:
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
     buffers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    trained: bool = False
 
 
 def _tensors_by_module(
@@ -122,18 +125,19 @@ def _tensors_by_module(
     """Parameters and buffers of every module in execution order, and the aliases of tied ones."""
     names: dict[int, str] = {}
     aliases: dict[str, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in named_state(model).items():
         if isinstance(tensor, Tensor) and names.setdefault(id(tensor), name) != name:
             aliases[name] = names[id(tensor)]
     owner: dict[str, _Owned] = {}
     claimed: set[int] = set()
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     for module_name in sorted(modules, key=lambda n: order[n]):
         owned = owner[module_name] = _Owned()
         module = modules[module_name]
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) in names and id(tensor) not in claimed:
                 claimed.add(id(tensor))
+                owned.trained |= isinstance(tensor, nn.Parameter) and tensor.requires_grad
                 kind = owned.parameters if isinstance(tensor, nn.Parameter) else owned.buffers
                 kind[names[id(tensor)]] = tuple(tensor.shape)
     return owner, aliases
@@ -150,7 +154,7 @@ def _is_composite(module: nn.Module) -> bool:
 
 def blocks(model: nn.Module) -> list[str]:
     """Innermost composite modules that stand in a Sequential or ModuleList."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     listed = [
         name
         for name, module in modules.items()
@@ -168,7 +172,7 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         LayerscopeError: A pattern matches no module.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    names = [name for name, _ in named_modules(model) if name]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise LayerscopeError(
@@ -199,10 +203,18 @@ def _roots(model: nn.Module, unit: str | Sequence[str]) -> list[str]:
 
 
 def _units(model: nn.Module, owner: Mapping[str, _Owned], unit: str | Sequence[str]) -> list[Layer]:
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     if unit == "tensor":
+        tensors = named_state(model)
         return [
-            Layer(parameter, 0, type(modules[name]).__name__, (name,), {parameter: shape})
+            Layer(
+                parameter,
+                0,
+                type(modules[name]).__name__,
+                (name,),
+                {parameter: shape},
+                trained=tensors[parameter].requires_grad,
+            )
             for name, owned in owner.items()
             for parameter, shape in owned.parameters.items()
         ]
@@ -221,5 +233,6 @@ def _units(model: nn.Module, owner: Mapping[str, _Owned], unit: str | Sequence[s
         if parameters:
             kind = type(modules[root]).__name__
             label = root or type(model).__name__
-            layers.append(Layer(label, 0, kind, tuple(names), parameters, buffers))
+            trained = any(owner[n].trained for n in names)
+            layers.append(Layer(label, 0, kind, tuple(names), parameters, buffers, trained=trained))
     return layers

@@ -147,7 +147,7 @@ class LayerMap:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
-        fields = ("name", "depth", "kind", "group")
+        fields = ("name", "depth", "kind", "group", "trained")
         layers = [
             {name: getattr(layer, name) for name in fields}
             | {"modules": list(layer.modules)}
@@ -166,6 +166,7 @@ class LayerMap:
                 depth=entry["depth"],
                 kind=entry["kind"],
                 group=entry["group"],
+                trained=entry.get("trained", True),
                 modules=tuple(entry["modules"]),
                 parameters={k: tuple(v) for k, v in entry["parameters"].items()},
                 buffers={k: tuple(v) for k, v in entry["buffers"].items()},

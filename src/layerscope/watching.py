@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from layerscope.isolation import named_state, unwrap
 from layerscope.layers import LayerMap
 from layerscope.probes.base import MomentProbe, step_coordinates
 from layerscope.probes.driver import Row
@@ -42,14 +43,15 @@ class Live(Mapping[str, Tensor]):
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """All parameters and buffers, tied ones once: what a checkpoint holds."""
-        state = self._model.state_dict().items()
-        return {k: v for k, v in state if k not in self._aliases and isinstance(v, Tensor)}
+        state = named_state(self._model).items()
+        return {k: v.detach() for k, v in state if k not in self._aliases}
 
     def __getitem__(self, name: str) -> Tensor:
         *path, leaf = name.split(".")
         module: nn.Module | None = self._model
         for part in path:
             module = module._modules.get(part) if module is not None else None
+            module = unwrap(module) if module is not None else None
         parameter = module._parameters.get(leaf) if module is not None else None
         return self.state[name] if parameter is None else parameter.detach()
 

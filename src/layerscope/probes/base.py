@@ -12,7 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -53,6 +53,8 @@ class Moment:
         task: What a batch means.
         batch: The run's fixed batch.
         learning_rate: That of the next step, where it is known.
+        missing: Why a layer has no value, by name. A probe that cannot measure a layer puts the
+            reason here and NaN in the layer's place; the others are measured all the same.
     """
 
     step: int
@@ -63,6 +65,7 @@ class Moment:
     task: Task | None = None
     batch: Any = None
     learning_rate: float | None = None
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class Probe(ABC):
@@ -153,6 +156,7 @@ class Trajectory:
         data: Batches to test on.
         training_data: Batches of the training examples.
         factory: Builds the model anew, for draws from its initialisers.
+        missing: Why a layer has no value, by name, as in `Moment`.
     """
 
     run: Run
@@ -163,6 +167,7 @@ class Trajectory:
     data: Any = None
     training_data: Any = None
     factory: Callable[[], nn.Module] | None = None
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def snake(name: str) -> str:
@@ -170,20 +175,21 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+def _default(setting: dataclasses.Field[Any]) -> Any:
+    if setting.default_factory is not dataclasses.MISSING:
+        return setting.default_factory()
+    return setting.default
 
 
 def layer_coordinates(layers: LayerMap) -> dict[str, Any]:
-    """Coordinates along ``layer``: name, depth, group, kind and number of measured parameters."""
+    """Coordinates along ``layer``: name, depth, group, kind, parameters measured, if it trains."""
     return {
         "layer": list(layers.names),
         "depth": ("layer", [layer.depth for layer in layers]),
         "group": ("layer", [layer.group for layer in layers]),
         "kind": ("layer", [layer.kind for layer in layers]),
         "n_parameters": ("layer", [layer.n_parameters for layer in layers]),
+        "trained": ("layer", [layer.trained for layer in layers]),
     }
 
 
