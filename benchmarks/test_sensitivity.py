@@ -94,11 +94,11 @@ class Predictiveness(Network):
         return found
 
     def shared(self) -> list[Tensor]:
-        loss = shared_loss(self.model, self.groups, self.batch, TASK, weights=self.stepped)
         found: list[Tensor] = []
-        for names in self.groups:
-            own = {name: self.state[name].clone().requires_grad_() for name in names}
-            found += gradients(loss(own), list(own.values()))
+        with shared_loss(self.model, self.groups, self.batch, TASK, weights=self.stepped) as loss:
+            for names in self.groups:
+                value, leaves = loss({name: self.state[name] for name in names})
+                found += gradients(value, leaves)
         return found
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.isolation import isolated, unique_state
-from layerscope.task import Program, Task
+from layerscope.isolation import differentiable, isolated, named_modules, unwrap
+from layerscope.task import Task
 
 
 @dataclass
@@ -59,38 +59,29 @@ def capture(
         For every name what the module saw; lists are empty where it never ran.
 
     Raises:
-        LayerscopeError: A name is unknown, or a module's input or output is no tensor.
+        LayerscopeError: A name is unknown, a module's input or output is no tensor, or the model
+            does not have the weights.
     """
-    known = dict(model.named_modules())
+    model = unwrap(model)
+    known = dict(named_modules(model))
     found = {name: Captured() for name in modules}
     for name in found:
         if name not in known:
             raise unknown("module", name, known)
     taps: list[tuple[Captured, Tensor]] = []
-    handles = [
-        known[name].register_forward_hook(partial(_keep, name, found[name], taps, gradients))
-        for name in found
-    ]
-    try:
-        with isolated(model, training), torch.set_grad_enabled(gradients):
-            state = _state(model, weights or {}, gradients)
-            loss = torch.func.functional_call(Program(model, task), state, (batch,))
-            if gradients:
-                _backward(loss, taps)
-    finally:
-        for handle in handles:
+    with isolated(model, training, weights=weights), torch.set_grad_enabled(gradients):
+        handles = [  # inside, or what they collect would be put back
+            known[name].register_forward_hook(partial(_keep, name, found[name], taps, gradients))
+            for name in found
+        ]
+        for parameter in model.parameters():
+            parameter.requires_grad_(gradients and differentiable(parameter))
+        loss = task.loss(task.forward(model, batch), batch)
+        for handle in handles:  # before checkpointed parts run again in the backward pass
             handle.remove()
+        if gradients:
+            _backward(loss, taps)
     return found
-
-
-def _state(model: nn.Module, weights: Mapping[str, Tensor], gradients: bool) -> dict[str, Tensor]:
-    """Copies of parameters and buffers under the names that `Program` gives them."""
-    parameters = {name for name, _ in model.named_parameters()}
-    state = {}
-    for name, own in unique_state(model).items():
-        copy = weights.get(name, own).detach().clone()
-        state[f"model.{name}"] = copy.requires_grad_(gradients and name in parameters)
-    return state
 
 
 def _keep(

@@ -12,32 +12,44 @@ from torch import Tensor
 from layerscope.errors import DivergedError, LayerscopeError
 
 Weights = Mapping[str, Tensor]
+Differentiable = Callable[[Weights], tuple[Tensor, list[Tensor]]]
+"""From tensors by name to a scalar and the tensors, in that order, it can be differentiated by."""
 TOLERANCE = 1e-4
 
 
 def gradients(
     value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Derivatives of a scalar; zeros for what it does not depend on.
+    """Derivatives of a scalar, dense; zeros for what it does not depend on.
 
     Args:
         value: The scalar.
-        leaves: With respect to these.
+        leaves: With respect to these; of those that do not require a gradient it is zero.
         create_graph: Whether the result can be differentiated again.
     """
-    if not value.requires_grad:
-        return tuple(torch.zeros_like(leaf) for leaf in leaves)
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad] if value.requires_grad else []
+    found: dict[int, Tensor] = {}
+    if wanted:
+        slopes = torch.autograd.grad(
+            value, wanted, create_graph=create_graph, materialize_grads=True
+        )
+        found = {id(leaf): _dense(slope) for leaf, slope in zip(wanted, slopes, strict=True)}
+    return tuple(found[id(x)] if id(x) in found else torch.zeros_like(x) for x in leaves)
 
 
-def top_eigenvalue(loss: Callable[[Weights], Tensor], weights: Weights) -> float:
+def _dense(slope: Tensor) -> Tensor:
+    return slope if slope.layout == torch.strided else slope.to_dense()
+
+
+def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
     r"""Largest (algebraic) eigenvalue of :math:`\partial^2 L / \partial\theta^2`.
 
     Lanczos iteration (scipy's ``eigsh``) on products of the Hessian with vectors, each one more
     backward pass; relative tolerance 1e-4, the first vector fixed, so that it repeats.
 
     Args:
-        loss: A function of tensors by name that can be differentiated twice.
+        loss: A function of tensors by name that can be differentiated twice, as
+            `layerscope.variants.shared_loss` gives it.
         weights: Where; every tensor of a floating type.
 
     Returns:
@@ -48,10 +60,8 @@ def top_eigenvalue(loss: Callable[[Weights], Tensor], weights: Weights) -> float
         LayerscopeError: The iteration did not converge.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        own = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
-        leaves = list(own.values())
-        first_order = gradients(loss(own), leaves, create_graph=True)
-        slope = torch.cat([g.reshape(-1) for g in first_order])
+        value, leaves = loss(weights)
+        slope = torch.cat([g.reshape(-1) for g in gradients(value, leaves, create_graph=True)])
 
     def product(vector: np.ndarray) -> np.ndarray:
         direction = torch.as_tensor(vector.reshape(-1), dtype=slope.dtype, device=slope.device)

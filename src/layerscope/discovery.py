@@ -91,19 +91,17 @@ def _first_runs(model: nn.Module, example: Any, forward: Forward | None) -> dict
     def note(module: nn.Module, _: Any) -> None:
         ran.setdefault(module, len(ran))
 
-    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
         if example is not None:
             with isolated(model), torch.no_grad():
+                for module in model.modules():  # inside, or what they note would be put back
+                    module.register_forward_pre_hook(note)
                 run_example(model, example, forward)
     except Exception as error:
         raise LayerscopeError(
             f"{type(model).__name__} does not run on the example input: {error}",
             "Pass an input of the shape, type and device that the model takes.",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     keys: dict[str, tuple[int, int]] = {}
     anchor = (-1, 0)
     for name, module in named_modules(model):

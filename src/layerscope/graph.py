@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,8 +17,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from layerscope.errors import LayerscopeError
-from layerscope.task import Task
+from layerscope.isolation import every_tensor, exchanged, preserved
+from layerscope.snapshot import ATOMS, Snapshot
+from layerscope.task import Task, as_tree
 
 _log = logging.getLogger(__name__)
 BLOCK = 16
@@ -25,16 +28,117 @@ Weights = Mapping[str, Tensor]
 Values = dict[fx.Node, Any]
 
 
-class _Forward(nn.Module):
-    """A model and how its task runs it, as one module from a batch to outputs."""
+class UntraceableError(Exception):
+    """Why a model cannot be traced; it is evaluated by plain calls then."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task
 
-    def forward(self, batch: Any) -> Any:
-        return self.task.forward(self.model, batch)
+@dataclass(frozen=True)
+class Nested:
+    """How tensors nest in a batch or in outputs, and what stands beside them."""
+
+    spec: pytree.TreeSpec
+    others: tuple[Any, ...]
+    kind: type | None = None
+
+    @classmethod
+    def of(cls, values: Any, strict: bool = False) -> Nested:
+        """The nesting of some values; where strict, nothing may hide tensors.
+
+        Raises:
+            UntraceableError: There is an object that may hold tensors but is not known to nest.
+        """
+        leaves, spec = pytree.tree_flatten(as_tree(values))
+        others = tuple(TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        for other in others if strict else ():
+            if other is not None and not isinstance(other, (*ATOMS, _Tensor)):
+                raise UntraceableError(f"its outputs hold a {type(other).__name__}")
+        return cls(spec, others, None if as_tree(values) is values else type(values))
+
+    def tensors(self, values: Any) -> list[Tensor]:
+        """The tensors of values that nest so."""
+        return [leaf for leaf in pytree.tree_leaves(as_tree(values)) if isinstance(leaf, Tensor)]
+
+    def filled(self, tensors: Sequence[Tensor]) -> Any:
+        """Other tensors in their places."""
+        left = iter(tensors)
+        leaves = [next(left) if other is TENSOR else other for other in self.others]
+        tree = pytree.tree_unflatten(leaves, self.spec)
+        return tree if self.kind is None else self.kind(tree)
+
+
+class _Tensor:
+    """Stands for a tensor."""
+
+
+TENSOR = _Tensor()
+
+
+_TRACED: WeakKeyDictionary[nn.Module, dict[Hashable, Graph | str]] = WeakKeyDictionary()
+MOST_TRACED = 16
+"""Graphs kept for one model."""
+
+
+def traced(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph | None:
+    """The graph of a model, traced once for its mode, its state and the shapes of a batch.
+
+    Every probe and every moment shares it, as long as nothing changed that could lead to other
+    operators: plain attributes, modes, modules, hooks (`layerscope.snapshot.Snapshot.key`).
+
+    Args:
+        model: The module, inside `layerscope.isolation.isolated`.
+        task: How to run it.
+        weights: Its parameters and buffers; only shapes and types matter.
+        batch: A batch; likewise.
+
+    Returns:
+        The graph; None where the model cannot be traced, which is logged once, with the reason.
+    """
+    known = _TRACED.setdefault(model, {})
+    key = _key(model, task, weights, batch)
+    found = known.pop(key, None)
+    if found is None:
+        try:
+            found = trace(model, task, weights, batch)
+        except UntraceableError as error:
+            found = str(error)
+            _log.warning(
+                "%s is evaluated by plain calls, one variant after the other, since it cannot be "
+                "traced: %s",
+                type(model).__name__,
+                found,
+            )
+        while len(known) >= MOST_TRACED:
+            known.pop(next(iter(known)))
+    known[key] = found
+    return None if isinstance(found, str) or found.trusted is False else found
+
+
+def _key(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Hashable:
+    nested = Nested.of(batch)
+    shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in nested.tensors(batch)]
+    state = [(name, tuple(t.shape), t.dtype, t.device) for name, t in weights.items()]
+    others = [repr(other) for other in nested.others if other is not TENSOR]
+    spec = (nested.spec, nested.kind, tuple(others))
+    return (_Same(task.forward), Snapshot(model).key, spec, tuple(shapes), tuple(state))
+
+
+class _Same:
+    """A function, held weakly: one that encloses a model must not keep it alive."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        method = isinstance(function, MethodType)
+        try:
+            self._function = WeakMethod(function) if method else ref(function)
+        except TypeError:  # an object that cannot be referred to weakly
+            self._function = lambda: function
+        self._hash = hash(function)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        mine = self._function()
+        return isinstance(other, _Same) and mine is not None and mine == other._function()
 
 
 def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
@@ -43,44 +147,47 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     In-place operators become pure ones; what depends on values of tensors cannot be traced.
 
     Args:
-        model: The module.
+        model: The module, inside `layerscope.isolation.isolated`; what a call leaves in it is
+            put back.
         task: How to run it.
         weights: Its parameters and buffers; only shapes and types matter.
         batch: A batch; likewise.
 
     Raises:
-        LayerscopeError: The model cannot be traced.
+        UntraceableError: The model cannot be traced, or not so that the graph means the same.
     """
-    program = _Forward(model, task)
     names = list(weights)
-    leaves, spec = pytree.tree_flatten(batch)
-    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    shape: dict[str, pytree.TreeSpec] = {}
+    around = Nested.of(batch)
+    outputs: list[Nested] = []
 
-    def run(state: list[Tensor], inputs: list[Tensor]) -> list[Any]:
-        filled = list(leaves)
-        for index, tensor in zip(tensors, inputs, strict=True):
-            filled[index] = tensor
-        given = {f"model.{name}": tensor for name, tensor in zip(names, state, strict=True)}
-        made = torch.func.functional_call(program, given, (pytree.tree_unflatten(filled, spec),))
-        outputs, shape["outputs"] = pytree.tree_flatten(made)
-        return outputs
+    def run(state: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        with preserved(model), exchanged(model, dict(zip(names, state, strict=True))):
+            made = task.forward(model, around.filled(inputs))
+        outputs.append(Nested.of(made, strict=True))
+        return outputs[-1].tensors(made)
 
-    state, inputs = list(weights.values()), [leaves[i] for i in tensors]
+    state, inputs = list(weights.values()), around.tensors(batch)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would share nothing
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
             made = _pure(_pure(run, state, inputs), state, inputs)  # kernels work in place, too
-    except Exception as error:
-        raise LayerscopeError(
-            f"{type(model).__name__} cannot be traced: {error}",
-            "Its control flow must not depend on values of tensors."
-            if isinstance(error, DataDependentOutputException | GuardOnDataDependentSymNode)
-            else "Check that it runs on a batch of these data.",
-        ) from error
+    except Exception as error:  # whatever the model's own code does on tensors without values
+        raise UntraceableError(_reason(error)) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    _tidy(made)
+    _check(made, model)
+    return Graph(made, tuple(names), outputs[-1])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataDependentOutputException | GuardOnDataDependentSymNode):
+        return "its control flow depends on values of tensors"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _tidy(made: fx.GraphModule) -> None:
     for node in made.graph.nodes:
         if node.target is torch.ops.aten.view.default:  # strides may differ when evaluated wide
             node.target = torch.ops.aten.reshape.default
@@ -88,13 +195,22 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
             node.replace_all_uses_with(node.args[0])
             made.graph.erase_node(node)
     made.graph.eliminate_dead_code()
+
+
+def _check(made: fx.GraphModule, model: nn.Module) -> None:
+    """Refuse a graph that would not do what the model does."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in every_tensor(model).values()} - {0}
     for node in made.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            raise LayerscopeError(
-                f"{type(model).__name__} cannot be traced: {node.target} works in place.",
-                "Replace it by an operator that returns its result.",
-            )
-    return Graph(made, tuple(names), shape["outputs"])
+        if node.op == "get_attr":
+            constant = getattr(made, str(node.target))
+            if isinstance(constant, Tensor) and constant.untyped_storage().data_ptr() in own:
+                raise UntraceableError("it refers to a parameter outside the module that owns it")
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target._schema.is_mutable:
+            raise UntraceableError(f"{node.target} works in place")
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            raise UntraceableError(f"{node.target} draws random numbers")
 
 
 def _pure(run: Callable[..., Any], *example: Any) -> fx.GraphModule:
@@ -127,11 +243,15 @@ class Graph:
         module: The traced module; its constants are read from it.
         names: Names of parameters and buffers, in the order of the first placeholders.
         outputs: How the outputs nest.
+        trusted: Whether its outputs were found to be the model's own; None before that was asked.
+        smooth: Names of tensors for which its derivatives were found to be the model's own.
     """
 
     module: fx.GraphModule
     names: tuple[str, ...]
-    outputs: pytree.TreeSpec
+    outputs: Nested
+    trusted: bool | None = None
+    smooth: set[str] = field(default_factory=set)
     _affected: dict[frozenset[str], list[fx.Node]] = field(default_factory=dict)
     _narrow: set[frozenset[str]] = field(default_factory=set)
 
@@ -167,7 +287,7 @@ class Graph:
 
     def run_base(self, weights: Weights, batch: Any, groups: Sequence[frozenset[str]]) -> Values:
         """Evaluate the base and keep what the groups of variants read."""
-        tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+        tensors = Nested.of(batch).tensors(batch)
         values: Values = {self.weights[name]: weights[name] for name in self.names}
         values |= dict(zip(self.inputs, tensors, strict=True)) | self.constants
         kept = set(values).union(*(self.frontier(group) for group in groups))
@@ -175,6 +295,11 @@ class Graph:
         wanted = [node for node in self.operators if node in needed]
         self._run(wanted, values, kept)
         return values
+
+    def base_outputs(self, weights: Weights, batch: Any) -> Any:
+        """Outputs of the base alone."""
+        nothing: frozenset[str] = frozenset()
+        return self._outputs(self.run_base(weights, batch, [nothing]), nothing, {})
 
     def _ancestors(self, nodes: set[fx.Node]) -> set[fx.Node]:
         found = set(nodes)
@@ -201,13 +326,10 @@ class Graph:
             _log.info("evaluating the variants of %s one by one: %s", sorted(changed), error)
             self._narrow.add(changed)
             return self.run_variants(kept, changed, variants)
-        return [
-            pytree.tree_unflatten([result[i] for result in wide], self.outputs)
-            for i in range(len(variants))
-        ]
+        return [self.outputs.filled([result[i] for result in wide]) for i in range(len(variants))]
 
     def _outputs(self, kept: Values, changed: frozenset[str], variant: Weights) -> Any:
-        return pytree.tree_unflatten(self._results(kept, changed, variant), self.outputs)
+        return self.outputs.filled(self._results(kept, changed, variant))
 
     def _results(self, kept: Values, changed: frozenset[str], variant: Weights) -> list[Any]:
         values = dict(kept)

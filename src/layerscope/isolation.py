@@ -6,11 +6,16 @@ import contextlib
 import hashlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.snapshot import Snapshot
 
 WRAPPERS = ("DistributedDataParallel", "DataParallel", "_FabricModule")
 
@@ -55,6 +60,19 @@ def _walk(
             )
 
 
+def every_tensor(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
+    """Parameters and all buffers by name, tied ones once or under every name."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, module in named_modules(model, every_name=True):
+        prefix = f"{name}." if name else ""
+        for key, tensor in (module._parameters | module._buffers).items():
+            if tensor is not None and (every_name or id(tensor) not in seen):
+                seen.add(id(tensor))
+                found[prefix + key] = tensor
+    return found
+
+
 def named_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers under all their names: what ``state_dict`` holds.
 
@@ -93,31 +111,155 @@ def _random_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _modes(model: nn.Module, training: bool) -> Iterator[None]:
-    found = [(module, module.training) for module in model.modules()]
-    model.train(training)
+def preserved(model: nn.Module) -> Iterator[Snapshot]:
+    """Whatever a model holds beside parameters and buffers is put back: see `Snapshot`."""
+    snapshot = Snapshot(model)
     try:
-        yield
+        yield snapshot
     finally:
-        for module, mode in found:
-            module.training = mode
+        snapshot.restore()
 
 
 @contextlib.contextmanager
-def _buffers(model: nn.Module) -> Iterator[None]:
-    found = [(module, dict(module._buffers)) for module in model.modules()]
-    tensors = [t for _, buffers in found for t in buffers.values() if t is not None]
-    contents = [tensor.clone() for tensor in tensors]
+def other_tensors(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Every parameter and buffer holds a copy, of ``weights`` where they name it.
+
+    The objects stay, only their data are others: whatever refers to a parameter sees it, under
+    any name, in a list, or in a backward pass that computes activations again. Nothing that is
+    done to them, in place or past autograd, reaches the data that are put back. Hooks on
+    parameters do not run inside.
+    """
+    given = _by_tensor(model, weights)
+    tensors = [t for t in every_tensor(model).values() if type(t.data) is Tensor]
+    found = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors]
+    hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
+    with torch.autograd._unsafe_preserve_version_counter(tuple(tensors)):
+        try:
+            for registered, _ in hooks:
+                registered.clear()
+            for tensor, own, _ in found:
+                _fill(tensor, given.get(id(tensor), own))
+            yield
+        finally:
+            for tensor, own, moves in found:
+                tensor.data = own
+                if tensor.requires_grad is not moves:
+                    tensor.requires_grad_(moves)
+            for registered, own in hooks:
+                registered.update(own)
+
+
+def _fill(tensor: Tensor, source: Tensor) -> None:
+    """Let a tensor hold a copy of another one's values, laid out as its own are."""
+    tensor.data = torch.empty_like(tensor.data).copy_(source.detach())
+
+
+def holding(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """Let parameters hold a copy of what is given, ready to be differentiated.
+
+    Inside `isolated` only, which puts everything back.
+
+    Args:
+        model: The model.
+        weights: Tensors by name; what an earlier call gave is not put back in between.
+
+    Returns:
+        The model's own parameters, in the order of the names. Those of a type that has no
+        derivative do not require one.
+    """
+    found = leaves(model, list(weights))
+    for leaf, tensor in zip(found, weights.values(), strict=True):
+        _fill(leaf, tensor)
+    return found
+
+
+def leaves(model: nn.Module, names: Sequence[str]) -> list[Tensor]:
+    """A model's own parameters by name, ready to be differentiated; inside `isolated` only."""
+    own = every_tensor(model, every_name=True)
+    found = [own[name] for name in names]
+    for leaf in found:
+        if differentiable(leaf):
+            leaf.requires_grad_(True)
+    return found
+
+
+@contextlib.contextmanager
+def no_checkpointing(every_kind: bool = True) -> Iterator[None]:
+    """Activation checkpointing is off inside: what would be computed again is kept.
+
+    Args:
+        every_kind: False leaves the kind that is not re-entrant, which saves memory as always; the
+            other one cannot be used with `torch.autograd.grad`.
+    """
+    module: Any = torch.utils.checkpoint
+    names: dict[str, Any] = {"CheckpointFunction": _Direct}
+    if every_kind:
+        names["_checkpoint_without_reentrant_generator"] = _around_nothing
+    found = {name: getattr(module, name) for name in names}
+    vars(module).update(names)
     try:
         yield
     finally:
-        for module, buffers in found:
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for tensor, content in zip(tensors, contents, strict=True):
-                if not torch.equal(tensor, content):  # a copy would disturb a waiting backward pass
-                    tensor.copy_(content)
+        vars(module).update(found)
+
+
+class _Direct:
+    """Stands for the function that would run a part again in the backward pass."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        del preserve
+        return function(*args)
+
+
+def _around_nothing(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+def device_of(model: nn.Module | None) -> torch.device:
+    """Where a model's tensors are: the device of the first one."""
+    tensors = iter(()) if model is None else iter(every_tensor(model).values())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def differentiable(tensor: Tensor) -> bool:
+    """Whether a loss can have a derivative with respect to a tensor of this type."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def without_aliases(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the first name of what they stand for, wherever a mapping uses another.
+
+    Raises:
+        LayerscopeError: A name or a shape is not the model's.
+    """
+    given = _by_tensor(model, weights)
+    return {n: given[id(t)] for n, t in every_tensor(model).items() if id(t) in given}
+
+
+def _by_tensor(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """The given tensors by the identity of those that they stand for.
+
+    Raises:
+        LayerscopeError: A name or a shape is not the model's.
+    """
+    own = every_tensor(model, every_name=True)
+    given = {}
+    for name in weights:
+        if name not in own:
+            raise LayerscopeError(
+                f"the weights have {name!r}, which {type(model).__name__} does not have.",
+                "Pass the model that the weights were trained with.",
+            )
+        tensor = weights[name]
+        if tensor.shape != own[name].shape:
+            raise LayerscopeError(
+                f"{name!r} has shape {tuple(tensor.shape)} in the weights, "
+                f"{tuple(own[name].shape)} in {type(model).__name__}.",
+                "Build the model with the sizes it was trained with.",
+            )
+        given[id(own[name])] = tensor
+    return given
 
 
 def _eager(model: nn.Module) -> contextlib.AbstractContextManager[object]:
@@ -129,33 +271,86 @@ def _eager(model: nn.Module) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def isolated(model: nn.Module, training: bool = False, seed: int = 0) -> Iterator[None]:
+def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors in the places of parameters and buffers, under all their names.
+
+    Unlike in `isolated` the objects are exchanged, for tensors that are traced or differentiated.
+    What refers to a parameter past its module does not see them, and they are gone when a backward
+    pass computes activations again.
+    """
+    given = _by_tensor(model, weights)
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    for module in model.modules():
+        for place in (module._parameters, module._buffers):
+            places += [(place, k, t) for k, t in place.items() if t is not None and id(t) in given]
+    try:
+        for place, key, tensor in places:
+            place[key] = given[id(tensor)]
+        yield
+    finally:
+        for place, key, tensor in places:
+            place[key] = tensor
+
+
+@contextlib.contextmanager
+def _settings(model: nn.Module) -> Iterator[None]:
+    """No autocast, also where ``forward`` asks for it; no compiled code; no inference mode."""
+    device = device_of(model).type
+    grad = torch.is_grad_enabled()
+    with (
+        torch.autocast(device, enabled=False),
+        torch._C._DisableAutocast(),
+        _eager(model),
+        no_checkpointing(every_kind=False),
+        torch.inference_mode(False),  # which sets the mode of autograd, too
+        torch.set_grad_enabled(grad),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def isolated(
+    model: nn.Module,
+    training: bool = False,
+    seed: int = 0,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
     """Everything inside leaves the model and the process as found.
 
-    Kept and restored: random state of Python, NumPy and torch on every device, the mode of every
-    module, every buffer (BatchNorm statistics among them). Autocast is off inside, compiled code
-    is bypassed, and the random state is seeded so that a measurement repeats. Gradients in
-    ``.grad`` are untouched as long as the code inside uses `torch.autograd.grad`.
+    Inside, parameters and buffers are copies, so that the model may write to them. Restored are
+    they, random state of Python, NumPy and torch on every device, the mode of every module, and
+    what modules hold beside: attributes, counters, generators, hooks (`layerscope.snapshot`).
+    Autocast is off inside, also where the model's own ``forward`` switches it on; compiled code is
+    bypassed; the random state is seeded so that a measurement repeats. Gradients in ``.grad`` are
+    untouched as long as the code inside uses `torch.autograd.grad`, which has to happen inside.
 
     Args:
         model: The module that will run.
         training: Mode in which it runs.
         seed: Seed of the random state inside.
+        weights: Parameters and buffers to hold inside, by name; the model's own by default.
+
+    Raises:
+        LayerscopeError: A name or shape of the weights is not the model's.
     """
-    device = next((p.device.type for p in model.parameters()), "cpu")
     with (
         _random_state(),
-        _modes(model, training),
-        _buffers(model),
-        _eager(model),
-        torch.autocast(device, enabled=False),
+        preserved(model),
+        other_tensors(model, weights or {}),
+        _settings(model),
     ):
-        torch.random.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        model.train(training)
+        seed_all(seed)
         yield
+
+
+def seed_all(seed: int) -> None:
+    """Seed the random state of Python, NumPy and torch on every device."""
+    torch.random.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:

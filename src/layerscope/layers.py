@@ -145,6 +145,14 @@ class LayerMap:
             )
         return LayerMap(kept, self.aliases)
 
+    def only(self, patterns: Sequence[str]) -> LayerMap:
+        """The layers whose names match one of these glob patterns, depths as they are.
+
+        Raises:
+            LayerscopeError: A pattern matches no layer.
+        """
+        return LayerMap(tuple(_filtered(list(self.layers), patterns, None)), self.aliases)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         fields = ("name", "depth", "kind", "group", "trained")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from layerscope.isolation import isolated
-from layerscope.task import Program, Task
+from layerscope.isolation import isolated, named_modules
+from layerscope.task import Task
 
 Weights = Mapping[str, Tensor]
 
@@ -19,7 +19,7 @@ def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
     """Every BatchNorm module that keeps running statistics, by name."""
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in named_modules(model)
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
 
@@ -42,22 +42,16 @@ def batch_statistics(
         ``running_mean`` and ``running_var`` of every BatchNorm, by name.
     """
     norms = normalisations(model)
-    momenta = {name: norm.momentum for name, norm in norms.items()}
-    state = {f"model.{name}": tensor.clone() for name, tensor in weights.items()}
-    with isolated(model), torch.no_grad():
-        try:
-            for norm in norms.values():
-                norm.train()
-                norm.momentum = 1.0  # the statistics become those of this batch
-            torch.func.functional_call(Program(model, task), state, (batch,))
-        finally:
-            for name, norm in norms.items():
-                norm.momentum = momenta[name]
-    return {
-        f"{name}.{part}": state[f"model.{name}.{part}"]
-        for name in norms
-        for part in ("running_mean", "running_var")
-    }
+    with isolated(model, weights=weights), torch.no_grad():
+        for norm in norms.values():
+            norm.train()
+            norm.momentum = 1.0  # the statistics become those of this batch
+        task.forward(model, batch)
+        return {
+            f"{name}.{part}": getattr(norm, part).clone()
+            for name, norm in norms.items()
+            for part in ("running_mean", "running_var")
+        }
 
 
 def recalibrated(

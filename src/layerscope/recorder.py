@@ -242,7 +242,9 @@ class Recorder:
         initial = self._initial_weights(now) if "initial" in watch.probe.needs else None
         step = self.current_step
         rate = self._learning_rate(step) if self._learning_rate else None
-        moment = Moment(step, now, previous, initial, learning_rate=rate, **self._given)
+        # What is looked up while the model holds other weights would be these.
+        weights = dict(now) if "model" in watch.probe.needs else now
+        moment = Moment(step, weights, previous, initial, learning_rate=rate, **self._given)
         with torch.no_grad():
             watch.rows.append((step, watch.probe.measure(moment, watch.layers)))
 

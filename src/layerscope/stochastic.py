@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from layerscope.discovery import Layer
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed
+from layerscope.isolation import (
+    exchanged,
+    mixed_seed,
+    named_modules,
+    no_checkpointing,
+    unique_state,
+)
 from layerscope.surgery import Factory, fresh_weights
 
 Weights = Mapping[str, Tensor]
@@ -54,7 +59,7 @@ class StochasticClassifier(nn.Module):
                 f"({', '.join(stages) or 'none'}).",
                 f"Choose active between 0 and {len(stages)}.",
             )
-        own = model.state_dict()
+        own = unique_state(model)
         for block in (block for blocks in stages.values() for block in blocks):
             _check(block, draws.get(block, ()), own)
         self.model = model
@@ -66,7 +71,9 @@ class StochasticClassifier(nn.Module):
         """Outputs of the model after a fresh choice."""
         if self.active == 0:
             return self.model(*args, **kwargs)
-        return functional_call(self.model, self._replaced(), args, kwargs)
+        # A part that the backward pass computes again would no longer find the choice in place.
+        with exchanged(self.model, self._replaced()), no_checkpointing():
+            return self.model(*args, **kwargs)
 
     def _replaced(self) -> dict[str, Tensor]:
         replaced: dict[str, Tensor] = {}
@@ -90,7 +97,7 @@ def block_stages(
     eligible: Callable[[nn.Module], bool] = identity_shortcut,
 ) -> dict[str, list[Layer]]:
     """The blocks that may be reset, by stage: ``stage1.resblk2`` is in stage ``stage1``."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     stages: dict[str, list[Layer]] = {}
     for layer in layers:
         if layer.name in modules and eligible(modules[layer.name]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,7 @@ def _token_correct(outputs: Tensor, batch: Any) -> Tensor:
 class Program(nn.Module):
     """A model and its task as one module from a batch to the mean loss.
 
-    Calling it through `torch.func.functional_call` evaluates the loss at any weights without
-    touching the model's own.
+    Called inside `layerscope.isolation.isolated` it gives the loss at any weights.
     """
 
     def __init__(self, model: nn.Module, task: Task) -> None:
@@ -138,13 +137,21 @@ class Program(nn.Module):
         return self.task.loss(self.task.forward(self.model, batch), batch)
 
 
+def as_tree(batch: Any) -> Any:
+    """The batch, or a dict of it where it is another mapping, e.g. Transformers' BatchEncoding."""
+    known = isinstance(batch, dict) or not isinstance(batch, Mapping)
+    return batch if known or type(batch) in pytree.SUPPORTED_NODES else dict(batch)
+
+
 def examples(batch: Any) -> int:
     """Number of examples in a batch: the rows that all of its tensors have.
 
     Raises:
         LayerscopeError: Its tensors have different numbers of rows.
     """
-    sizes = {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)}
+    sizes = {
+        leaf.shape[0] for leaf in pytree.tree_leaves(as_tree(batch)) if isinstance(leaf, Tensor)
+    }
     if len(sizes) != 1:
         raise LayerscopeError(
             f"the tensors of a batch have {sorted(sizes)} rows.",
@@ -155,7 +162,12 @@ def examples(batch: Any) -> int:
 
 def rows(batch: Any, start: int, stop: int) -> Any:
     """Examples ``start`` to ``stop`` of a batch."""
-    return pytree.tree_map(lambda x: x[start:stop] if isinstance(x, Tensor) else x, batch)
+
+    def cut(tree: Any) -> Any:
+        return pytree.tree_map(lambda x: x[start:stop] if isinstance(x, Tensor) else x, tree)
+
+    tree = as_tree(batch)
+    return cut(batch) if tree is batch else type(batch)(cut(tree))
 
 
 def move(batch: Any, device: torch.device | str) -> Any:
@@ -164,6 +176,8 @@ def move(batch: Any, device: torch.device | str) -> Any:
         return batch.to(device)
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
+    if as_tree(batch) is not batch:
+        return type(batch)(move(as_tree(batch), device))
     if isinstance(batch, tuple | list):
         return type(batch)(move(value, device) for value in batch)
     return batch

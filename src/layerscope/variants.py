@@ -7,26 +7,43 @@ and each variant recomputes only the operators that depend on what it replaces; 
 replace the same tensors are evaluated together in wide operators.
 
 The results are those of the plain loop (load the weights, evaluate, repeat), which
-``tests/reference/variants.py`` keeps.
+``tests/reference/variants.py`` keeps. Where a model cannot be traced, or a graph turns out not to
+do what the model does, the plain loop runs here, too, and the log says why.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from layerscope.curvature import Differentiable, gradients
 from layerscope.errors import LayerscopeError
-from layerscope.graph import Graph, trace
-from layerscope.isolation import isolated, unique_state
+from layerscope.graph import Graph, Nested, traced
+from layerscope.isolation import (
+    differentiable,
+    every_tensor,
+    holding,
+    isolated,
+    other_tensors,
+    preserved,
+    seed_all,
+    unwrap,
+    without_aliases,
+)
 from layerscope.task import Task, examples, rows
+
+_log = logging.getLogger(__name__)
 
 Weights = Mapping[str, Tensor]
 Advance = Callable[[int, int], None]
+Judged = tuple[Tensor, Tensor | None]
 GIB = 2**30
 CACHE = 2**22
 """Bytes of activations up to which a processor evaluates variants together faster than in turn.
@@ -77,9 +94,9 @@ def evaluate_variants(
     """Evaluate variants of a model in eval mode, computing what they share once per batch.
 
     Args:
-        model: Any module whose control flow does not depend on the values of tensors.
+        model: Any module, also inside wrappers.
         variants: For each variant the tensors it replaces, by name; an empty mapping is the base.
-        data: Batches; those that would exceed the budget are split.
+        data: Batches; those that would exceed the budget are split, if the model can be traced.
         task: What a batch means.
         weights: Parameters and buffers of the base; the model's own by default.
         budget: Bytes that activations, and the stacked tensors of variants evaluated together,
@@ -87,14 +104,15 @@ def evaluate_variants(
         advance: Called with (batches done, 0) after each batch.
 
     Returns:
-        Losses and correctness of every variant on every example, in the order given.
+        Losses and correctness of every variant on every example, in the order given. Where the
+        model draws random numbers, every variant is given the same.
 
     Raises:
-        LayerscopeError: A name or shape is not the model's, the data are empty, or the model's
-            control flow depends on values.
+        LayerscopeError: A name or shape is not the model's, the data are empty, or the model does
+            not run on them.
     """
-    base = {name: t.detach() for name, t in unique_state(model).items()}
-    base |= {name: t.detach() for name, t in (weights or {}).items()}
+    model = unwrap(model)
+    base = _base(model, weights)
     if budget < 1:
         raise LayerscopeError(f"the budget is {budget} bytes.", "Give at least one.")
     groups: dict[frozenset[str], list[int]] = {}
@@ -102,7 +120,7 @@ def evaluate_variants(
         _check(index, variant, base)
         groups.setdefault(frozenset(variant), []).append(index)
     found: list[tuple[Tensor, Tensor | None]] = []
-    with isolated(model), torch.no_grad():
+    with isolated(model, weights=base), torch.no_grad():
         engine = _Engine(model, task, base, variants, groups, budget)
         for done, batch in enumerate(data, 1):
             found += [engine(piece) for piece in engine.pieces(batch)]
@@ -115,6 +133,13 @@ def evaluate_variants(
     return Evaluation(losses, torch.cat(right, 1) if right else None)
 
 
+def _base(model: nn.Module, weights: Weights | None) -> dict[str, Tensor]:
+    """Every tensor that can be replaced: the given ones, else the model's own."""
+    state = every_tensor(model) | without_aliases(model, weights or {})
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+@contextlib.contextmanager
 def shared_loss(
     model: nn.Module,
     groups: Sequence[Collection[str]],
@@ -122,40 +147,160 @@ def shared_loss(
     task: Task,
     *,
     weights: Weights | None = None,
-) -> Callable[[Weights], Tensor]:
+) -> Iterator[Differentiable]:
     """The mean loss of one batch as a differentiable function of a few of a model's tensors.
 
+    ::
+
+        with shared_loss(model, groups, batch, task) as loss:
+            value, leaves = loss({"layer1.weight": tensor})
+            torch.autograd.grad(value, leaves)
+
     The model is traced and evaluated once; a call computes, forward and backward, only what
-    depends on the tensors it is given.
+    depends on the tensors it is given. A model that cannot be traced, or whose derivatives are not
+    those of its operators (a straight-through estimator, a part under ``no_grad``), runs whole.
 
     Args:
-        model: Any module that `evaluate_variants` takes, in eval mode while it is traced.
+        model: Any module, in eval mode inside the context.
         groups: The sets of names that calls will give.
         batch: The batch.
         task: What it means.
         weights: Parameters and buffers of the base; the model's own by default.
 
-    Returns:
-        A function from tensors by name, exactly those of one group, to a scalar. It can be
-        differentiated more than once.
+    Yields:
+        A function from tensors by name, exactly those of one group, to a scalar and the tensors,
+        in the order given, with respect to which it can be differentiated, more than once, until
+        the next call and inside the context.
 
     Raises:
-        LayerscopeError: A name is not the model's, or its control flow depends on values.
+        LayerscopeError: A name is not the model's, or the model does not run on the batch.
     """
-    base = {name: t.detach() for name, t in unique_state(model).items()}
-    base |= {name: t.detach() for name, t in (weights or {}).items()}
+    model = unwrap(model)
+    base = _base(model, weights)
     chosen = [frozenset(group) for group in groups]
     for index, group in enumerate(chosen):
         _check(index, {name: base.get(name, torch.empty(0)) for name in group}, base)
-    with isolated(model), torch.no_grad():
-        graph = trace(model, task, base, batch)
-        kept = graph.run_base(base, batch, chosen)
+    with isolated(model, weights=base):
+        with torch.no_grad():
+            graph = traced(model, task, base, batch)
+        if graph is None or not _smooth(graph, model, chosen, batch, task, base):
+            yield _PlainLoss(model, batch, task, base)
+            return
+        with torch.no_grad():
+            kept = graph.run_base(base, batch, chosen)
+        yield _GraphLoss(graph, kept, batch, task)
 
-    def loss(given: Weights) -> Tensor:
-        (outputs,) = graph.run_variants(kept, frozenset(given), [given])
-        return task.loss(outputs, batch)
 
-    return loss
+def _run(model: nn.Module, task: Task, batch: Any) -> Any:
+    """Outputs of a plain call, which begins with the same random state as any other."""
+    seed_all(0)
+    with preserved(model):
+        try:
+            return task.forward(model, batch)
+        except LayerscopeError:
+            raise
+        except Exception as error:  # of the model's own code
+            raise LayerscopeError(
+                f"{type(model).__name__} does not run on a batch of these data: {error}",
+                "Pass data of the shape, type and device that the model takes, and their task.",
+            ) from error
+
+
+def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], factor: float = 1.0) -> bool:
+    """Whether tensors are equal but for rounding, relative to the largest entry of each."""
+    if len(found) != len(expected):
+        return False
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not (a.is_floating_point() or a.is_complex()):
+            if not torch.equal(a, b):
+                return False
+            continue
+        bound = factor * torch.finfo(a.dtype).eps ** 0.5
+        size = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0
+        if not torch.allclose(a, b, rtol=bound, atol=bound * size, equal_nan=True):
+            return False
+    return True
+
+
+def _trust(graph: Graph, model: nn.Module, task: Task, base: Weights, batch: Any) -> bool:
+    """Whether a graph gives the model's outputs; asked once, on real data."""
+    if graph.trusted is None:
+        expected, found = _run(model, task, batch), graph.base_outputs(base, batch)
+        nested = Nested.of(expected)
+        graph.trusted = _agree(nested.tensors(found), nested.tensors(expected))
+        if not graph.trusted:
+            _log.warning(
+                "%s is evaluated by plain calls: its traced operators do not give its outputs",
+                type(model).__name__,
+            )
+    return graph.trusted
+
+
+def _smooth(
+    graph: Graph,
+    model: nn.Module,
+    groups: Sequence[frozenset[str]],
+    batch: Any,
+    task: Task,
+    base: Weights,
+) -> bool:
+    """Whether a graph has the model's derivatives for all groups; asked once for each tensor."""
+    with torch.no_grad():
+        if not _trust(graph, model, task, base, batch):
+            return False
+    names = frozenset[str]().union(*groups)
+    if names <= graph.smooth:
+        return True
+    own = {name: base[name] for name in sorted(names)}
+    plain, leaves = _PlainLoss(model, batch, task, base)(own)
+    expected = gradients(plain, leaves)
+    with torch.no_grad():
+        kept = graph.run_base(base, batch, [names])
+    value, leaves = _GraphLoss(graph, kept, batch, task)(own)
+    if not _agree(gradients(value, leaves), expected, factor=10.0):
+        _log.warning(
+            "%s is differentiated by plain calls: its derivatives are not those of its operators",
+            type(model).__name__,
+        )
+        return False
+    graph.smooth |= names
+    return True
+
+
+@dataclass(frozen=True)
+class _GraphLoss:
+    graph: Graph
+    kept: Any
+    batch: Any
+    task: Task
+
+    def __call__(self, given: Weights) -> tuple[Tensor, list[Tensor]]:
+        with torch.enable_grad():
+            leaves = {name: tensor.detach().clone() for name, tensor in given.items()}
+            for tensor in leaves.values():
+                tensor.requires_grad_(differentiable(tensor))
+            (outputs,) = self.graph.run_variants(self.kept, frozenset(given), [leaves])
+            return self.task.loss(outputs, self.batch), list(leaves.values())
+
+
+class _PlainLoss:
+    """The same by a call of the whole model, its parameters holding what is given."""
+
+    def __init__(self, model: nn.Module, batch: Any, task: Task, base: Weights) -> None:
+        self.model = model
+        self.batch = batch
+        self.task = task
+        self.base = base
+        self._held: list[str] = []
+
+    def __call__(self, given: Weights) -> tuple[Tensor, list[Tensor]]:
+        holding(self.model, {name: self.base[name] for name in self._held if name not in given})
+        leaves, self._held = holding(self.model, given), list(given)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others have one derivative only
+            outputs = _run(self.model, self.task, self.batch)
+            return self.task.loss(outputs, self.batch), leaves
 
 
 def _check(index: int, variant: Weights, base: Weights) -> None:
@@ -191,41 +336,52 @@ class _Engine:
         self.variants = variants
         self.groups = groups
         self.budget = budget
-        self._graphs: dict[Any, Graph] = {}
         self._on_cpu = next(iter(base.values())).device.type == "cpu"
         self._size: int | None = None
         self._widths: dict[tuple[int, frozenset[str]], int] = {}
 
-    def graph(self, batch: Any) -> Graph:
-        """The graph for batches of this shape."""
-        leaves, spec = pytree.tree_flatten(batch)
-        key = (spec, tuple(leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves))
-        if key not in self._graphs:
-            self._graphs[key] = trace(self.model, self.task, self.base, batch)
-        return self._graphs[key]
+    def graph(self, batch: Any) -> Graph | None:
+        """The graph for batches of this shape; None where there is none."""
+        return traced(self.model, self.task, self.base, batch)
 
     def pieces(self, batch: Any) -> Iterator[Any]:
-        """The batch in parts whose activations fit the budget."""
-        n = examples(batch)
-        if self._size is None:
-            needed = self.graph(batch).peak_bytes(list(self.groups))
+        """The batch in parts whose activations fit the budget; whole without a graph."""
+        if self._size is None and (graph := self.graph(batch)) is not None:
+            needed, n = graph.peak_bytes(list(self.groups)), examples(batch)
             pieces = min(n, -(-needed // self.budget))
             self._size = -(-n // max(pieces, 1))
+        n = examples(batch) if self._size is not None else 0
+        if self._size is None or n <= self._size:
+            yield batch
+            return
         for start in range(0, n, self._size):
-            yield rows(batch, start, start + self._size) if n > self._size else batch
+            yield rows(batch, start, start + self._size)
 
     def __call__(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        judged = self._together(batch) or self._in_turn(batch)
+        losses = torch.stack([losses for losses, _ in judged])
+        correct = [right for _, right in judged if right is not None]
+        return losses, torch.stack(correct) if correct else None
+
+    def _in_turn(self, batch: Any) -> list[Judged]:
+        judged = []
+        for variant in self.variants:
+            with other_tensors(self.model, variant):
+                judged.append(self._judge(_run(self.model, self.task, batch), batch))
+        return judged
+
+    def _together(self, batch: Any) -> list[Judged] | None:
         graph = self.graph(batch)
-        outputs: list[Any] = [None] * len(self.variants)
+        if graph is None or not _trust(graph, self.model, self.task, self.base, batch):
+            return None
+        judged: dict[int, Judged] = {}
         kept = graph.run_base(self.base, batch, list(self.groups))
         for changed, members in self.groups.items():
             for chunk in self._chunks(graph, changed, members):
                 made = graph.run_variants(kept, changed, [self.variants[i] for i in chunk])
                 for index, output in zip(chunk, made, strict=True):
-                    outputs[index] = self._judge(output, batch)
-        losses = torch.stack([losses for losses, _ in outputs])
-        correct = [right for _, right in outputs if right is not None]
-        return losses, torch.stack(correct) if correct else None
+                    judged[index] = self._judge(output, batch)
+        return [judged[index] for index in range(len(self.variants))]
 
     def _chunks(
         self, graph: Graph, changed: frozenset[str], members: list[int]
@@ -244,7 +400,7 @@ class _Engine:
             self._widths[key] = max(1, most // max(graph.variant_bytes(changed), 1))
         return self._widths[key]
 
-    def _judge(self, output: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+    def _judge(self, output: Any, batch: Any) -> Judged:
         losses = self.task.losses(output, batch).double()
         correct = None if self.task.correct is None else self.task.correct(output, batch)
         return losses, correct

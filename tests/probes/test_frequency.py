@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.cases import CLASSIFY, CNN, DEEP, FCN, TIED
+from tests.cases import CLASSIFY, CNN, DEEP, FCN
 from tests.reference import frequency as reference
 from torch import nn
 
@@ -102,15 +102,46 @@ def test_weights_of_the_checkpoint_are_used(run):
 
 
 def test_what_cannot_be_measured_is_named():
-    model = TIED.model()
-    with pytest.raises(LayerscopeError, match="'embedding' is given no tensor of real numbers"):
-        ResponseFrequency().measure(moment(model, TIED.batch(0), TIED.task), TIED.map(model))
     model = FCN.model()
     layers = LayerMap.from_model(model, FCN.batch(0)[0], unit="tensor")
     with pytest.raises(LayerscopeError, match=r"'layer1\.weight' is no module"):
         ResponseFrequency().measure(moment(model, FCN.batch(0)), layers)
     with pytest.raises(LayerscopeError, match="deviation is 0"):
         ResponseFrequency(deviation=0).measure(moment(model, FCN.batch(0)), FCN.map(model))
+
+
+class Odd(nn.Module):
+    """Layers that have no response: an embedding, two inputs, a tuple, and one that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.plain = nn.Linear(4, 4)
+        self.pair = nn.Bilinear(4, 4, 4)
+        self.memory = nn.LSTM(4, 3, batch_first=True)
+        self.spare = nn.Linear(2, 2)
+
+    def forward(self, ids):
+        x = self.plain(self.embed(ids))
+        return self.memory(self.pair(x, x))[0].mean(1)
+
+
+def test_layers_without_a_response_are_missing_with_the_reason_and_others_are_measured():
+    torch.manual_seed(0)
+    model = Odd()
+    batch = (torch.randint(5, (6, 3)), torch.zeros(6, dtype=torch.long))
+    layers = LayerMap.from_model(model, batch[0])
+    here = moment(model, batch)
+    found = ResponseFrequency(examples=500).measure(here, layers)["response"]
+    assert list(here.missing) == ["embed", "pair", "memory", "spare"]
+    assert here.missing["embed"] == "is given no tensor of real numbers"
+    assert here.missing["pair"].startswith("does not run on its first input alone")
+    assert here.missing["memory"] == "does not give one tensor of real numbers"
+    assert here.missing["spare"] == "is not called by the model"
+    values = dict(zip(layers.names, found.tolist(), strict=True))
+    assert all(values[name] != values[name] for name in here.missing)
+    frobenius = float(model.plain.weight.detach().norm()) / 4**0.5
+    assert values["plain"] == pytest.approx(frobenius, rel=0.2)
 
 
 class InPlace(nn.Module):

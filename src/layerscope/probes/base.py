@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.layers import LayerMap
 from layerscope.store import Run
@@ -49,7 +51,7 @@ class Moment:
         weights: Parameters and buffers now, by name. Live ones: do not keep or change them.
         previous: Parameters at the moment measured before.
         initial: Parameters at step 0.
-        model: The module, on which `torch.func.functional_call` evaluates the weights.
+        model: The module, which `layerscope.isolation.isolated` lets hold the weights.
         task: What a batch means.
         batch: The run's fixed batch.
         learning_rate: That of the next step, where it is known.
@@ -200,6 +202,25 @@ def step_coordinates(steps: Sequence[int], steps_per_epoch: int | None) -> dict[
         epoch = np.asarray(steps, "float64") / steps_per_epoch
         coordinates["epoch"] = ("step", epoch, {"long_name": "epoch", "units": "epochs"})
     return coordinates
+
+
+def blank(values: Tensor, layers: LayerMap, missing: Mapping[str, str]) -> Tensor:
+    """The values, layers along the first dimension, with NaN for those that have none.
+
+    Raises:
+        LayerscopeError: No layer has any.
+    """
+    gone = [name in missing for name in layers.names]
+    if not any(gone):
+        return values
+    if all(gone):
+        name = layers.names[0]
+        raise LayerscopeError(
+            f"no layer can be measured: {name!r} {missing[name]}.",
+            "Choose other layers, e.g. measure(..., layers=[...]), or leave this probe out.",
+        )
+    where = torch.tensor(gone, device=values.device).reshape(-1, *[1] * (values.dim() - 1))
+    return torch.where(where, torch.nan, values)
 
 
 def over_time(values: xr.DataArray) -> tuple[xr.DataArray, str]:

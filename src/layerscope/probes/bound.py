@@ -16,7 +16,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.figures.table import Column, Table
 from layerscope.functional.bounds import parameter_counting_bound
-from layerscope.isolation import isolated
+from layerscope.isolation import device_of, isolated
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import marked
@@ -74,7 +74,7 @@ class GeneralisationBound(TrajectoryProbe):
         """Reset the layers of each guess to initialisation and test on the training data."""
         assert context.model is not None
         assert context.task is not None
-        device = next(context.model.parameters()).device
+        device = device_of(context.model)
         initial = context.run.checkpoint(0, device)
         members = {PLAIN: (False,) * len(layers)}
         members |= {rule: marked(rule, layers) for rule in self.guesses}
@@ -182,17 +182,12 @@ def computing_units(model: nn.Module, task: Task, data: Any) -> tuple[int, int]:
     batch = pytree.tree_map(
         lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, next(iter(data))
     )
-    handles = [
-        module.register_forward_hook(note)
-        for module in model.modules()
-        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.dim() >= 2  # pyright: ignore
-    ]
-    try:
-        with isolated(model), torch.no_grad():
-            task.forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with isolated(model), torch.no_grad():
+        for module in model.modules():  # inside, or what the hooks collect would be put back
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and weight.dim() >= 2:
+                module.register_forward_hook(note)
+        task.forward(model, batch)
     if not counts:
         raise LayerscopeError(
             f"no module of {type(model).__name__} has a weight matrix that runs.",

@@ -15,7 +15,7 @@ from layerscope.discovery import matching
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.functional.spectrum import mean_frequency
-from layerscope.isolation import isolated
+from layerscope.isolation import device_of, isolated, named_modules
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe
 
@@ -65,7 +65,7 @@ class BlockContributions(TrajectoryProbe):
         assert context.model is not None
         assert context.task is not None
         step = context.steps[-1] if self.checkpoint is None else self.checkpoint
-        device = next(context.model.parameters()).device
+        device = device_of(context.model)
         weights = dict(context.run.checkpoint(step, device))
         names = matching(context.model, [self.blocks])
         x = self._inputs(context.batch)
@@ -79,8 +79,7 @@ class BlockContributions(TrajectoryProbe):
             weights=weights,
             gradients=False,
         )
-        aliases = {alias: weights[name] for alias, name in layers.aliases.items()}
-        parts = self._parts(context.model, weights | aliases, [seen[name] for name in names])
+        parts = self._parts(context.model, weights, [seen[name] for name in names])
         total = seen[self.readout].outputs[0]
         error = float((parts.sum(0) - total).abs().max() / total.abs().max().clamp_min(1e-30))
         if not error < TOLERANCE:
@@ -105,14 +104,8 @@ class BlockContributions(TrajectoryProbe):
 
     def _parts(self, model: nn.Module, weights: dict[str, Tensor], seen: list[Any]) -> Tensor:
         """(blocks, points, outputs)."""
-        prefix = f"{self.readout}."
-        own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-        module = model.get_submodule(self.readout)
-        with isolated(model), torch.no_grad():
-
-            def read(z: Tensor) -> Tensor:
-                return torch.func.functional_call(module, own, (z,))
-
+        read = dict(named_modules(model))[self.readout]
+        with isolated(model, weights=weights), torch.no_grad():
             first, later = seen[0].outputs[0], seen[1:]
             bias = read(torch.zeros_like(first))
             added = [read(s.outputs[0] - s.inputs[0]) - bias for s in later]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from layerscope.checkpoints import Tensors
 from layerscope.config import from_dict
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.isolation import device_of, unwrap
 from layerscope.layers import LayerMap
 from layerscope.optimisation import learning_rate
 from layerscope.probes.base import (
@@ -29,6 +29,7 @@ from layerscope.probes.base import (
     layer_coordinates,
     step_coordinates,
 )
+from layerscope.probes.conditions import conditions
 from layerscope.results import settings_attribute
 from layerscope.store import Run
 from layerscope.task import Task
@@ -52,26 +53,48 @@ def check_needs(probe: Probe, available: Mapping[str, Any]) -> None:
 
 
 def assemble(
-    probe: MomentProbe, layers: LayerMap, rows: Sequence[Row], steps_per_epoch: int | None
+    probe: MomentProbe,
+    layers: LayerMap,
+    rows: Sequence[Row],
+    steps_per_epoch: int | None,
+    missing: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
     """Rows of one probe as a dataset over ``step`` and ``layer``; one transfer per variable.
 
+    Args:
+        probe: The probe.
+        layers: What it selects.
+        rows: Steps and what was measured there.
+        steps_per_epoch: Optimiser steps per epoch, where known.
+        missing: Why layers have no value, by name; becomes the coordinate ``missing``.
+
     Raises:
-        DivergedError: A value is not a number: weights or gradients were not finite.
+        DivergedError: A value of another layer is not a number: weights or gradients were not
+            finite.
     """
+    missing = missing or {}
     steps = [step for step, _ in rows]
     coordinates = layer_coordinates(layers) | step_coordinates(steps, steps_per_epoch)
     dataset = xr.Dataset(coords=coordinates, attrs=_attributes(probe))
     for name, variable in probe.variables.items():
         values = torch.stack([values[name] for _, values in rows]).cpu().numpy()
-        if bad := np.argwhere(np.isnan(values)).tolist():
+        bad = [at for at in np.argwhere(np.isnan(values)) if layers.names[at[1]] not in missing]
+        if bad:
             raise DivergedError(
                 f"{name} of layer {layers.names[bad[0][1]]!r} is not a number at step "
                 f"{steps[bad[0][0]]}: its weights or gradients are not finite.",
                 "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
             )
         dataset[name] = (("step", *variable.dims), values, variable.attributes(probe.source))
-    return dataset
+    return with_reasons(dataset, missing)
+
+
+def with_reasons(dataset: xr.Dataset, missing: Mapping[str, str]) -> xr.Dataset:
+    """The dataset, with a coordinate ``missing`` along ``layer`` where a layer has no value."""
+    if not missing:
+        return dataset
+    reasons = [missing.get(str(name), "") for name in dataset["layer"].values]
+    return dataset.assign_coords(missing=("layer", reasons))
 
 
 def _attributes(probe: Probe) -> dict[str, str]:
@@ -80,35 +103,6 @@ def _attributes(probe: Probe) -> dict[str, str]:
         "settings": settings_attribute(probe.settings),
         "layerscope": package_version("layerscope"),
     } | ({"revision": str(probe.revision)} if probe.revision > 1 else {})
-
-
-def _conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of batch and data, and the name of the task, that a probe measures with."""
-    found: dict[str, str] = {}
-    if "batch" in probe.needs and given["batch"] is not None:
-        found["batch"] = _digest(given["batch"])
-    for name in ("data", "training_data"):
-        if name in probe.needs and given[name] is not None:
-            digests = [_digest(batch) for batch in given[name]]
-            found[name] = hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
-    if "model" in probe.needs and given["model"] is not None:
-        found["factory"] = "given" if given["factory"] is not None else "none"
-    if "task" in probe.needs and given["task"] is not None:
-        found["task"] = given["task"].name
-    return found
-
-
-def _digest(batch: Any) -> str:
-    """Equal for equal batches; never equal for one of a type that is not known."""
-    digest = hashlib.sha256()
-    try:
-        for name, tensor in _flatten(batch).items():
-            values = tensor.detach().cpu().contiguous().flatten()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(values.view(torch.uint8).numpy().tobytes())
-    except (AttributeError, TypeError):
-        return uuid.uuid4().hex
-    return digest.hexdigest()[:16]
 
 
 def measure(
@@ -122,13 +116,16 @@ def measure(
     training_data: Iterable[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     steps: Iterable[int] | None = None,
+    layers: Sequence[str] | None = None,
     recompute: bool = False,
     advance: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Measure a run from its checkpoints and keep the result in the run.
 
-    The same measurement (probe, settings, checkpoints, batch, task, version) is read back instead
-    of repeated.
+    The same measurement (probe, settings, checkpoints, layers, batch, data, task, model, version)
+    is read back instead of repeated. What cannot be compared, such as a model or a task of code
+    that is not PyTorch's or this library's, is measured again. A layer to which the probe does not
+    apply has NaN, and the reason in the coordinate ``missing``.
 
     Args:
         probe: What to measure.
@@ -140,6 +137,7 @@ def measure(
         training_data: Batches of the training examples, likewise.
         factory: Builds the model anew, for probes that draw fresh weights.
         steps: Checkpoints to use; all by default.
+        layers: Patterns of the layers to measure; all by default.
         recompute: Measure again even if the result is there.
         advance: Called with (checkpoints done, checkpoints in all).
 
@@ -148,29 +146,43 @@ def measure(
         ``long_name``, ``units`` and ``source``.
 
     Raises:
-        LayerscopeError: Something the probe needs is missing, a step is no checkpoint, or a
-            checkpoint is damaged.
+        LayerscopeError: Something the probe needs is missing, a step is no checkpoint, a pattern
+            matches no layer, no layer can be measured, or a checkpoint is damaged.
         DivergedError: Weights are not finite.
     """
     chosen = _chosen(run, steps)
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
     batch = stored_batch(run) if batch is None and "batch" in probe.needs else batch
+    model = unwrap(model) if model is not None else None
     given = {"model": model, "task": task, "batch": batch}
     given |= {"data": data, "training_data": training_data, "factory": factory}
-    attributes = _attributes(probe) | _conditions(probe, given)
+    attributes = _attributes(probe) | conditions(probe, given)
+    chosen_layers = run.layers if layers is None else run.layers.only(layers)
+    if layers is not None:
+        attributes["layers"] = json.dumps(chosen_layers.names)
     if not recompute and (stored := _stored(run, key, attributes, chosen)) is not None:
         return stored
     check_needs(probe, given)
-    layers = probe.select(run.layers)
+    selected = probe.select(chosen_layers)
+    missing: dict[str, str] = {}
     if isinstance(probe, MomentProbe):
         moment = {name: given[name] for name in ("model", "task", "batch")}
-        rows = _moments(probe, run, layers, chosen, moment, advance or _ignore)
-        dataset = assemble(probe, layers, rows, run.steps_per_epoch)
+        moment["missing"] = missing
+        rows = _moments(probe, run, selected, chosen, moment, advance or _ignore)
+        dataset = assemble(probe, selected, rows, run.steps_per_epoch, missing)
     elif isinstance(probe, TrajectoryProbe):
         context = Trajectory(
-            run, chosen, model, task, batch, data, training_data=training_data, factory=factory
+            run,
+            chosen,
+            model,
+            task,
+            batch,
+            data,
+            training_data=training_data,
+            factory=factory,
+            missing=missing,
         )
-        dataset = probe.measure(context, layers)
+        dataset = with_reasons(probe.measure(context, selected), missing)
     else:
         raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")
     dataset.attrs |= attributes | {"checkpoints": chosen, "run_created": run.manifest["created"]}
@@ -203,6 +215,7 @@ def _stored(
         np.array_equal(np.atleast_1d(dataset.attrs.get("checkpoints", [])), steps)
         and dataset.attrs.get("run_created") == run.manifest["created"]
         and attributes.items() <= dataset.attrs.items()
+        and dataset.attrs.get("layers") == attributes.get("layers")
     )
     return dataset if same else None
 
@@ -216,7 +229,7 @@ def _moments(
     advance: Callable[[int, int], None],
 ) -> list[Row]:
     """Measure every checkpoint, holding at most three sets of weights."""
-    device = _device(given["model"])
+    device = device_of(given["model"])
     names = layers.parameter_names
     initial = _read(run.checkpoint(0, device), names) if "initial" in probe.needs else None
     rate_at = _rate_at(run)
@@ -251,11 +264,6 @@ def _rate_at(run: Run) -> Callable[[int], float] | None:
 
 def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in names}
-
-
-def _device(model: nn.Module | None) -> torch.device:
-    parameters = iter(()) if model is None else model.parameters()
-    return next((p.device for p in parameters), torch.device("cpu"))
 
 
 # The fixed batch of a run

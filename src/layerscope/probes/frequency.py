@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.capture import capture
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
-from layerscope.isolation import isolated, mixed_seed
+from layerscope.isolation import isolated, mixed_seed, named_modules, unwrap
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
-from layerscope.task import rows
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
+from layerscope.task import Task, rows
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ResponseFrequency(MomentProbe):
         }
 
     def select(self, layers: LayerMap) -> LayerMap:
-        """All layers; each must be a module that maps one tensor to one tensor."""
+        """All layers; a value have those that are modules and map one tensor to one tensor."""
         return layers
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
@@ -70,25 +70,20 @@ class ResponseFrequency(MomentProbe):
                 f"deviation is {self.deviation}, examples is {self.examples}.",
                 "Both must be positive.",
             )
-        modules = dict(moment.model.named_modules())
-        if missing := [name for name in layers.names if name not in modules]:
-            raise LayerscopeError(
-                f"layer {missing[0]!r} is no module, which could be given an input.",
-                'Record with layers of unit="module", "block" or "stage".',
-            )
-        seen = capture(
-            moment.model, rows(moment.batch, 0, 1), moment.task, layers.names,
-            weights=moment.weights, gradients=False,
-        )  # fmt: skip
-        aliases = {alias: moment.weights[name] for alias, name in layers.aliases.items()}
-        weights = {**moment.weights, **aliases}
-        with isolated(moment.model), torch.no_grad():
-            found = [
-                self._ratios(modules[name], name, weights, seen[name].inputs)
-                for name in layers.names
-            ]
-        both = torch.tensor(found, dtype=torch.float64)
-        return {"response": both[:, 0], "relative_response": both[:, 1]}
+        model = unwrap(moment.model)
+        found = torch.full((len(layers), 2), torch.nan, dtype=torch.float64)
+        with isolated(model, weights=moment.weights), torch.no_grad():
+            seen = _first_inputs(model, layers, moment.task, rows(moment.batch, 0, 1))
+            for index, (name, given) in enumerate(seen.items()):
+                both = given if isinstance(given, str) else self._ratios(name, *given)
+                if isinstance(both, str):
+                    moment.missing[name] = both
+                else:
+                    found[index] = torch.tensor(both, dtype=torch.float64)
+        return {
+            "response": blank(found[:, 0], layers, moment.missing),
+            "relative_response": blank(found[:, 1], layers, moment.missing),
+        }
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Both ratios over time."""
@@ -110,27 +105,58 @@ class ResponseFrequency(MomentProbe):
             )
         return found
 
-    def _ratios(
-        self, module: nn.Module, name: str, weights: Mapping[str, Tensor], seen: list[Tensor]
-    ) -> tuple[float, float]:
-        if not seen or not seen[0].is_floating_point():
-            raise LayerscopeError(
-                f"layer {name!r} is given no tensor of real numbers.",
-                "Leave it out, e.g. by recording with LayerMap.from_model(..., exclude=[...]).",
-            )
-        shape = (self.examples, *seen[0].shape[1:])
+    def _ratios(self, name: str, module: nn.Module, seen: Tensor) -> tuple[float, float] | str:
+        """Both ratios, or why the module has none."""
+        shape = (self.examples, *seen.shape[1:])
         generator = torch.Generator().manual_seed(mixed_seed("response", self.seed, name))
-        x = torch.randn(shape, generator=generator).to(seen[0])
-        change = self.deviation * torch.randn(shape, generator=generator).to(seen[0])
-        prefix = f"{name}."
-        own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-        # A module may work in place on what it is given.
-        y = torch.func.functional_call(module, own, (x.clone(),))
-        moved = torch.func.functional_call(module, own, (x + change,))
+        x = torch.randn(shape, generator=generator).to(seen)
+        change = self.deviation * torch.randn(shape, generator=generator).to(seen)
+        try:  # a module may work in place on what it is given
+            y, moved = _only(module(x.clone())), _only(module(x + change))
+        except Exception as error:  # of the model's own code
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            return f"does not run on its first input alone ({first})"
+        if y is None or moved is None:
+            return "does not give one tensor of real numbers"
         dx, dy = _mean_norm(change), _mean_norm(moved - y)
         size = _mean_norm(y)
         relative = (dy / size) / (dx / _mean_norm(x)) if size else 0.0
         return dy / dx, relative
+
+
+def _first_inputs(
+    model: nn.Module, layers: LayerMap, task: Task, batch: Any
+) -> dict[str, tuple[nn.Module, Tensor] | str]:
+    """For every layer its module and what that is given first, or why it has none."""
+    modules = {name: m for name, m in named_modules(model) if name}
+    seen: dict[str, Any] = {
+        name: "is not called by the model" if name in modules else "is no module of its own"
+        for name in layers.names
+    }
+
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not isinstance(seen[name], str):
+            return
+        real = inputs and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point()
+        fresh = (module, inputs[0].detach().clone()) if real else None
+        seen[name] = fresh or "is given no tensor of real numbers"
+
+    handles = [
+        modules[name].register_forward_pre_hook(partial(note, name))
+        for name in layers.names
+        if name in modules
+    ]
+    task.forward(model, batch)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def _only(output: Any) -> Tensor | None:
+    """The one tensor of real numbers that a module gives, alone or as the only entry of a tuple."""
+    if isinstance(output, tuple | list) and len(output) == 1:
+        output = output[0]
+    return output if isinstance(output, Tensor) and output.is_floating_point() else None
 
 
 def _mean_norm(values: Tensor) -> float:

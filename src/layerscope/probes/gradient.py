@@ -13,33 +13,37 @@ from torch import Tensor
 from layerscope.curvature import gradients
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_norms
-from layerscope.isolation import isolated
+from layerscope.isolation import differentiable, isolated, leaves, unwrap
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
-from layerscope.task import Program
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 
 
 def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False) -> list[Tensor]:
     """Gradient of the mean loss on the fixed batch with respect to parameters.
 
-    Evaluated at ``moment.weights`` through a functional call, so that neither the model nor its
-    ``.grad`` is touched; a frozen parameter has a gradient too, an unused one has zeros.
+    Evaluated while the model holds ``moment.weights``, so that neither its own nor its ``.grad``
+    is touched; a frozen parameter has a gradient too, an unused one has zeros, and so has one of
+    a type that cannot have any.
 
     Returns:
-        One gradient per name.
+        One gradient per name, dense.
     """
     assert moment.model is not None
     assert moment.task is not None
-    program = Program(moment.model, moment.task)
-    with isolated(moment.model, training), torch.inference_mode(False), torch.enable_grad():
-        parameters = {name for name, _ in moment.model.named_parameters()}
-        weights = {
-            f"model.{name}": w.detach() if name in parameters else w.detach().clone()
-            for name, w in moment.weights.items()
-        }
-        wanted = [weights[f"model.{name}"].requires_grad_() for name in names]
-        loss = torch.func.functional_call(program, weights, (moment.batch,))
+    model, task = unwrap(moment.model), moment.task
+    with isolated(model, training, weights=moment.weights), torch.enable_grad():
+        wanted = leaves(model, names)
+        loss = task.loss(task.forward(model, moment.batch), moment.batch)
         return list(gradients(loss, wanted))
+
+
+def without_derivatives(layers: LayerMap, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """The layers whose parameters are all of a type without derivatives, and that reason."""
+    return {
+        layer.name: f"has parameters of type {weights[next(iter(layer.parameters))].dtype}"
+        for layer in layers
+        if not any(differentiable(weights[name]) for name in layer.parameters)
+    }
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,12 @@ class GradientMagnitude(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Mean absolute gradient of every layer at this moment."""
+        moment.missing.update(without_derivatives(layers, moment.weights))
         slopes = batch_gradients(moment, layers.parameter_names, self.mode == "train")
         owner = layers.owner.to(slopes[0].device)
         total = layer_norms(slopes, owner, len(layers), 1.0)
         size = torch.tensor([layer.n_parameters for layer in layers], device=total.device)
-        return {"gradient_magnitude": total / size}
+        return {"gradient_magnitude": blank(total / size, layers, moment.missing)}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Gradient magnitude over time."""

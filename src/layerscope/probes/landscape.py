@@ -16,7 +16,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Surface
 from layerscope.functional.landscape import displaced, scaled_direction
 from layerscope.functional.norms import layer_norms, owners
-from layerscope.isolation import mixed_seed
+from layerscope.isolation import device_of, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.variants import evaluate_variants, shared_loss
@@ -102,7 +102,7 @@ class LossLandscape(TrajectoryProbe):
         assert context.model is not None
         assert context.task is not None
         self._check()
-        device = next(context.model.parameters()).device
+        device = device_of(context.model)
         weights = dict(context.run.checkpoint(self._step(context), device))
         rows = [self._losses(context, weights, names) for names in _names(layers)]
         table = torch.stack(rows)
@@ -111,7 +111,7 @@ class LossLandscape(TrajectoryProbe):
         rise = table[:, self.points**2 :] - surface[:, middle, middle, None]
         values = {"increase": rise.mean(1), "increase_deviation": rise.std(1)} if self.draws else {}
         if self.hessian:
-            found = [self._curvature(context, weights, names) for names in _names(layers)]
+            found = self._curvatures(context, weights, list(_names(layers)))
             values["curvature"] = torch.tensor(found, dtype=torch.float64)
             owner = owners([len(names) for names in _names(layers)], device)
             own = [weights[name] for names in _names(layers) for name in names]
@@ -166,11 +166,15 @@ class LossLandscape(TrajectoryProbe):
         )
         return found.losses.mean(1).cpu()
 
-    def _curvature(self, context: Trajectory, weights: Direction, names: Sequence[str]) -> float:
+    def _curvatures(
+        self, context: Trajectory, weights: Direction, groups: Sequence[tuple[str, ...]]
+    ) -> list[float]:
         assert context.model is not None
         assert context.task is not None
-        loss = shared_loss(context.model, [names], context.batch, context.task, weights=weights)
-        return top_eigenvalue(loss, {name: weights[name] for name in names})
+        with shared_loss(
+            context.model, groups, context.batch, context.task, weights=weights
+        ) as loss:
+            return [top_eigenvalue(loss, {n: weights[n] for n in names}) for names in groups]
 
     def _dataset(
         self, layers: LayerMap, surface: Tensor, values: Mapping[str, Tensor]

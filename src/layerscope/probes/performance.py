@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import xarray as xr
 
 from layerscope.figures.figure import Figure, Lines
+from layerscope.isolation import device_of
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, over_time, step_coordinates
 from layerscope.variants import evaluate_variants
@@ -40,7 +41,7 @@ class Performance(TrajectoryProbe):
         assert context.task is not None
         del layers
         steps = list(context.steps)[-1 if self.checkpoints == "last" else 0 :]
-        device = next(context.model.parameters()).device
+        device = device_of(context.model)
         losses, errors = [], []
         for step in steps:
             weights = dict(context.run.checkpoint(step, device))

@@ -15,9 +15,10 @@ from layerscope.curvature import gradients
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.similarity import layer_cosines
+from layerscope.isolation import every_tensor
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
-from layerscope.probes.gradient import batch_gradients
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
+from layerscope.probes.gradient import batch_gradients, without_derivatives
 from layerscope.task import examples, rows
 from layerscope.variants import shared_loss
 
@@ -68,6 +69,7 @@ class GradientPredictiveness(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Both cosines of every layer at this moment."""
+        moment.missing.update(without_derivatives(layers, moment.weights))
         batches = self._cut(moment)
         names = _moving(moment.model, layers)
         every = [
@@ -83,8 +85,12 @@ class GradientPredictiveness(MomentProbe):
         owner, n = layers.owner.to(slopes[0][0].device), len(layers)
         pairs, updated = itertools.combinations(slopes, 2), zip(slopes, after, strict=True)
         return {
-            "data": torch.stack([layer_cosines(a, b, owner, n) for a, b in pairs]).mean(0),
-            "parameters": torch.stack([layer_cosines(a, b, owner, n) for a, b in updated]).mean(0),
+            name: blank(
+                torch.stack([layer_cosines(a, b, owner, n) for a, b in compared]).mean(0),
+                layers,
+                moment.missing,
+            )
+            for name, compared in (("data", pairs), ("parameters", updated))
         }
 
     def _cut(self, moment: Moment) -> Sequence[Any]:
@@ -124,11 +130,17 @@ class GradientPredictiveness(MomentProbe):
         return found
 
 
+def _trained(model: nn.Module) -> set[str]:
+    """Parameters that training moves, by the first of their names."""
+    return {name for name, tensor in every_tensor(model).items() if tensor.requires_grad}
+
+
 def _moving(model: nn.Module | None, layers: LayerMap) -> list[str]:
     """Parameters that training moves, and those of the measured layers."""
     assert model is not None
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return list(dict.fromkeys([*trained, *layers.parameter_names]))
+    own = every_tensor(model)
+    moved = [name for name, tensor in own.items() if tensor.requires_grad]
+    return list(dict.fromkeys([*moved, *layers.parameter_names]))
 
 
 def _after_others(
@@ -137,7 +149,7 @@ def _after_others(
     """Each layer's gradient where all other layers have made a step, in one flat list."""
     assert moment.model is not None
     assert moment.task is not None
-    trained = {name for name, p in moment.model.named_parameters() if p.requires_grad}
+    trained = _trained(moment.model)
     stepped = {
         name: moment.weights[name].detach() - rate * slope
         for name, slope in slopes.items()
@@ -145,10 +157,9 @@ def _after_others(
     }
     groups = [tuple(layer.parameters) for layer in layers]
     base = {**moment.weights, **stepped}
-    loss = shared_loss(moment.model, groups, batch, moment.task, weights=base)
     found: list[Tensor] = []
-    with torch.inference_mode(False), torch.enable_grad():
+    with shared_loss(moment.model, groups, batch, moment.task, weights=base) as loss:
         for names in groups:
-            own = {name: moment.weights[name].detach().clone().requires_grad_() for name in names}
-            found += gradients(loss(own), list(own.values()))
+            value, leaves = loss({name: moment.weights[name] for name in names})
+            found += gradients(value, leaves)
     return found

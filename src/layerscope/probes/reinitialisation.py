@@ -17,7 +17,7 @@ from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure
 from layerscope.functional.norms import layer_distances
 from layerscope.functional.robustness import LABELS, degradation, labels
-from layerscope.isolation import mixed_seed
+from layerscope.isolation import device_of, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
@@ -127,7 +127,7 @@ class Reinitialisation(TrajectoryProbe):
         assert context.task is not None
         self._check(context)
         steps = self._steps(context)
-        device = next(context.model.parameters()).device
+        device = device_of(context.model)
         at = {
             step: dict(context.run.checkpoint(step, device)) for step in {*steps, context.steps[-1]}
         }

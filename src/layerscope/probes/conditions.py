@@ -1,0 +1,124 @@
+"""Under which conditions a measurement was made, in text that is equal where they were.
+
+What cannot be compared (a model or a task whose code is not this library's or PyTorch's, and may
+have been edited in between) is described by text that never comes again, so that it is measured
+anew rather than read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.isolation import named_modules, unwrap
+from layerscope.probes.base import Probe
+from layerscope.snapshot import ATOMS
+from layerscope.task import as_tree
+
+OWN = ("torch", "layerscope")
+
+
+class _UnknownError(Exception):
+    """Something whose meaning is not known from its description."""
+
+
+def conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
+    """Batch, data, task, model and factory that a probe measures with, each as a short text.
+
+    Args:
+        probe: Only what it needs counts.
+        given: What `layerscope.probes.measure` was given, by name.
+    """
+    found: dict[str, str] = {}
+    if "batch" in probe.needs and given["batch"] is not None:
+        found["batch"] = _digest(given["batch"])
+    for name in ("data", "training_data"):
+        if name in probe.needs and given[name] is not None:
+            digests = [_digest(batch) for batch in given[name]]
+            found[name] = hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
+    if "model" in probe.needs and given["model"] is not None:
+        found["model"] = fingerprint(given["model"])
+        found["factory"] = "none" if given["factory"] is None else fingerprint(given["factory"])
+    if "task" in probe.needs and given["task"] is not None:
+        found["task"] = fingerprint(given["task"])
+    return found
+
+
+def fingerprint(value: Any) -> str:
+    """Equal for a model, task or factory that computes the same; new each time if not known.
+
+    A model's parameters and persistent buffers do not count: they come from checkpoints.
+    """
+    try:
+        text = _described(value)
+    except _UnknownError:
+        return uuid.uuid4().hex
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(batch: Any) -> str:
+    """Equal for equal batches; never equal for one of a type that is not known."""
+    try:
+        return hashlib.sha256(_described(as_tree(batch)).encode()).hexdigest()[:16]
+    except _UnknownError:
+        return uuid.uuid4().hex
+
+
+def _described(value: Any) -> str:
+    if value is None or isinstance(value, ATOMS):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return _described_tensor(value)
+    if isinstance(value, nn.Module):
+        return _described_model(value)
+    if isinstance(value, tuple | list):
+        return f"({','.join(map(_described, value))})"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_described(k)}:{_described(v)}' for k, v in value.items())}}}"
+    if isinstance(value, partial):
+        return _described([value.func, value.args, value.keywords])
+    if isinstance(value, FunctionType | BuiltinFunctionType):
+        return _described_function(value)
+    if dataclasses.is_dataclass(value) and _is_own(type(value)):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return f"{type(value).__qualname__}{_described(fields)}"
+    raise _UnknownError
+
+
+def _is_own(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", None)).partition(".")[0] in OWN
+
+
+def _described_function(function: Any) -> str:
+    name = function.__qualname__
+    if getattr(function, "__closure__", None) or "<" in name:
+        raise _UnknownError
+    if not _is_own(function) and not hasattr(torch, name) and not hasattr(Tensor, name):
+        raise _UnknownError
+    return f"{function.__module__}.{name}"
+
+
+def _described_tensor(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().flatten()
+    content = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {content}"
+
+
+def _described_model(model: nn.Module) -> str:
+    parts = []
+    for name, module in named_modules(unwrap(model), every_name=True):
+        hooks = [k for k in vars(module) if k.endswith("hooks") and vars(module)[k]]
+        if not _is_own(type(module)) or "forward" in vars(module) or hooks:
+            raise _UnknownError
+        attributes = {k: v for k, v in vars(module).items() if k[0] != "_" and k != "training"}
+        attributes |= {k: module._buffers[k] for k in sorted(module._non_persistent_buffers_set)}
+        parts.append(f"{name}={type(module).__qualname__}{_described(attributes)}")
+    return ";".join(parts)
