@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from tests.cases import Case
+from tests.zoo.inventory import same
 from torch import Tensor, nn
 
 from layerscope.probes import (
@@ -83,14 +85,19 @@ def train(
     way: Way = WAYS["plain"],
     *,
     model: nn.Module | None = None,
+    wrap: Callable[[nn.Module], nn.Module] | None = None,
     **recorder: Any,
 ) -> Outcome:
-    """Train with momentum; ``recorder`` holds a recorder's arguments, or nothing for none."""
+    """Train with momentum; ``recorder`` holds a recorder's arguments, or nothing for none.
+
+    ``wrap`` gives what the loop calls, and what the recorder is given, instead of the model.
+    """
     random.seed(1)
     np.random.seed(1)
     model = case.model() if model is None else model
     model.train()
     running = torch.compile(model, backend="aot_eager") if way.compiled else model
+    running = wrap(running) if wrap is not None else running
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     losses = []
     with Recorder(running, **recorder) if recorder else nullcontext() as record:
@@ -119,9 +126,9 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
     """Bit for bit."""
     assert found.losses == expected.losses
     for name, value in expected.state.items():
-        assert torch.equal(found.state[name], value), name
+        assert same(found.state[name], value), name
     for name, value in expected.gradients.items():
         other = found.gradients[name]
-        assert (value is None and other is None) or torch.equal(other, value), name
+        assert (value is None and other is None) or same(other, value), name
     assert found.random == expected.random
     assert (found.modes, found.hooks) == (expected.modes, expected.hooks)

@@ -1,0 +1,272 @@
+"""What all probes say of one specimen, live and from checkpoints, and what they leave of it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tests.training_loop import Outcome, train
+from tests.zoo import by_hand
+from tests.zoo.inventory import changes, inventory
+from tests.zoo.specimen import Specimen
+from torch import nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.probes import (
+    AdversarialAccuracy,
+    BlockContributions,
+    Convergence,
+    DistanceFromInitialisation,
+    GeneralisationBound,
+    GradientMagnitude,
+    GradientPredictiveness,
+    LossLandscape,
+    MomentProbe,
+    PathAndProgress,
+    Performance,
+    Probe,
+    Reinitialisation,
+    ResponseFrequency,
+    WeightChange,
+    measure,
+)
+from layerscope.recorder import Recorder
+from layerscope.schedule import every
+from layerscope.store import Run
+
+STEPS = 2
+PROBES: Mapping[str, Probe] = {
+    "weight_change": WeightChange(),
+    "distance_from_initialisation": DistanceFromInitialisation(),
+    "convergence": Convergence(time="step"),
+    "path_and_progress": PathAndProgress(),
+    "gradient_magnitude": GradientMagnitude(),
+    "gradient_predictiveness": GradientPredictiveness(batches=2, learning_rate=0.1),
+    "loss_landscape": LossLandscape(points=3, draws=2),
+    "response_frequency": ResponseFrequency(examples=4),
+    "block_contributions": BlockContributions(points=16),
+    "reinitialisation": Reinitialisation(draws=2),
+    "adversarial_accuracy": AdversarialAccuracy(active=(0,), repeats=1, steps=1, n_examples=8),
+    "generalisation_bound": GeneralisationBound(),
+    "performance": Performance(),
+}
+"""Every probe, with settings that are quick; under the names of `layerscope.probes.PROBES`."""
+
+
+@dataclass
+class Examination:
+    """Facts about one specimen.
+
+    Attributes:
+        specimen: The specimen.
+        recorded: What training with a recorder left; None where recording was refused.
+        plain: What the same training left without one.
+        refusal: Message with which recording was refused.
+        run: The run.
+        model: The model that was recorded and then measured.
+        live: For each moment probe ``"value"``, ``"missing: ..."`` or ``"refused: ..."``.
+        offline: The same for every probe, from checkpoints.
+        raw: What was raised that is no `LayerscopeError`, by probe.
+        results: What was measured from checkpoints.
+        changed: Paths of what a measurement changed in the model, by probe.
+        gradients: Gradient magnitude of every layer at the end, by hand.
+        resets: Loss and error with a layer reset to checkpoint 0, by hand, for some layers.
+        continued: What one more step of training left, after measuring and without.
+        copies: What of ``deepcopy`` and ``torch.save`` worked on the model that was only trained,
+            but not on the one that was measured.
+    """
+
+    specimen: Specimen
+    plain: Outcome | None = None
+    recorded: Outcome | None = None
+    refusal: str = ""
+    run: Any = None
+    model: Any = None
+    live: dict[str, str] = field(default_factory=dict)
+    offline: dict[str, str] = field(default_factory=dict)
+    raw: dict[str, str] = field(default_factory=dict)
+    results: dict[str, xr.Dataset] = field(default_factory=dict)
+    changed: dict[str, list[str]] = field(default_factory=dict)
+    gradients: list[float] = field(default_factory=list)
+    resets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    continued: tuple[Outcome, Outcome] | None = None
+    copies: list[str] = field(default_factory=list)
+
+
+def examine(specimen: Specimen, folder: Path) -> Examination:
+    """Train with and without a recorder, measure everything, and look at what is left."""
+    found = Examination(specimen)
+    if specimen.unrecordable:
+        _refuse(found, folder / "run")
+        return found
+    bystander = specimen.model()
+    found.plain = _train(specimen, bystander)
+    found.model = specimen.model()
+    probes = {k: p for k, p in _probes(specimen).items() if isinstance(p, MomentProbe)}
+    _record(found, folder, probes)
+    _read_live(found, probes)
+    for name, probe in _probes(specimen).items():
+        _measure(found, name, probe)
+    _compute_by_hand(found)
+    found.copies = [k for k in _copies(bystander) if k not in _copies(found.model)]
+    found.continued = _train(specimen, found.model, 1), _train(specimen, bystander, 1)
+    return found
+
+
+def _probes(specimen: Specimen) -> dict[str, Probe]:
+    return {**PROBES, **specimen.probes}
+
+
+def _train(specimen: Specimen, model: nn.Module, steps: int = STEPS, **recorder: Any) -> Outcome:
+    torch.compiler.reset() if "compile" in specimen.name else None
+    torch.manual_seed(7)
+    return train(specimen, steps, model=model, wrap=specimen.wrap, **recorder)
+
+
+def _options(specimen: Specimen, path: Path) -> dict[str, Any]:
+    return {
+        "path": path,
+        "task": specimen.task,
+        "batch": specimen.batch(0),
+        "steps_per_epoch": 2,
+        "measure": every(1),
+        "checkpoints": every(1),
+    }
+
+
+def _refuse(found: Examination, path: Path) -> None:
+    specimen = found.specimen
+    try:
+        with Recorder(specimen.model(), **_options(specimen, path)):
+            pass
+    except LayerscopeError as error:
+        found.refusal = str(error)
+    except Exception as error:  # what must not happen is what this looks for
+        found.raw["recording"] = _first(f"RAW {type(error).__name__}: {error}")
+
+
+def _record(found: Examination, folder: Path, probes: Mapping[str, MomentProbe]) -> None:
+    specimen = found.specimen
+    sound = list(probes.values())
+    try:
+        options = _options(specimen, folder / "run")
+        found.recorded = _train(specimen, found.model, **options, probes=sound)
+    except Exception:  # which probe it was is found out by recording each alone
+        sound = [p for n, p in probes.items() if _alone(found, n, p, folder / n)]
+        found.model = specimen.model()
+        options = _options(specimen, folder / "sound")
+        found.recorded = _train(specimen, found.model, **options, probes=sound)
+    found.run = Run.open(options["path"])
+
+
+def _alone(found: Examination, name: str, probe: Probe, path: Path) -> bool:
+    specimen = found.specimen
+    try:
+        _train(specimen, specimen.model(), **_options(specimen, path), probes=[probe])
+    except LayerscopeError as error:
+        found.live[name] = _first(f"refused: {error}")
+    except Exception as error:  # what must not happen is what this looks for
+        found.live[name] = found.raw[f"{name} live"] = _first(
+            f"RAW {type(error).__name__}: {error}"
+        )
+    return name not in found.live
+
+
+def _read_live(found: Examination, probes: Mapping[str, Probe]) -> None:
+    failed = found.run.manifest["notes"].get("failed_probes", {})
+    for name, probe in probes.items():
+        if probe.key in failed:
+            found.live[name] = _first(f"refused: {failed[probe.key]['error']}")
+        elif name not in found.live:
+            found.live[name] = cell(found.run.results(probe.key))
+
+
+def _measure(found: Examination, name: str, probe: Probe) -> None:
+    specimen = found.specimen
+    before = inventory(found.model)
+    data = [specimen.batch(1), specimen.batch(2)]
+    try:
+        dataset = measure(
+            probe,
+            found.run,
+            model=specimen.wrap(found.model),
+            task=specimen.task,
+            batch=specimen.batch(0),
+            data=data,
+            training_data=data,
+            factory=specimen.build if specimen.factory else None,
+        )
+        found.results[name] = dataset
+        found.offline[name] = cell(dataset)
+    except LayerscopeError as error:
+        found.offline[name] = _first(f"refused: {error}")
+    except Exception as error:  # what must not happen is what this looks for
+        found.offline[name] = found.raw[name] = _first(f"RAW {type(error).__name__}: {error}")
+    if different := changes(before, inventory(found.model)):
+        found.changed[name] = different
+
+
+def _compute_by_hand(found: Examination) -> None:
+    specimen, model, run = found.specimen, found.model, found.run
+    found.gradients = by_hand.gradient_magnitudes(specimen, model, run, run.steps[-1])
+    data = [specimen.batch(1), specimen.batch(2)]
+    for layer in by_hand.some(run.layers):
+        found.resets[layer] = by_hand.reset(specimen, model, run, layer, data)
+
+
+def cell(dataset: xr.Dataset) -> str:
+    """``"value"``, or which layers have none and why.
+
+    Raises:
+        AssertionError: A layer is not a number and no reason is given, or the other way round.
+    """
+    if "missing" not in dataset.coords:
+        return "value"
+    reasons = {str(r) for r in dataset["missing"].values if r}
+    n = int((dataset["missing"] != "").sum())
+    return f"missing: {n} of {dataset.sizes['layer']}, e.g. {min(reasons, key=len)}"
+
+
+def unexplained(dataset: xr.Dataset, variables: list[str]) -> list[str]:
+    """Layers that have no number and no reason for it."""
+    missing = dataset.coords.get("missing")
+    reasons = [""] * dataset.sizes["layer"] if missing is None else missing.values.tolist()
+    bare = []
+    for name in variables:
+        others = [d for d in dataset[name].dims if d != "layer"]
+        empty = np.isnan(dataset[name]).any(others).values
+        bare += [
+            f"{name} of {layer}"
+            for layer, reason, nan in zip(dataset["layer"].values, reasons, empty, strict=True)
+            if nan != bool(reason)
+        ]
+    return bare
+
+
+def _first(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _copies(model: nn.Module) -> list[str]:
+    ways: dict[str, Callable[[], object]] = {
+        "deepcopy": lambda: copy.deepcopy(model),
+        "torch.save": lambda: torch.save(model, io.BytesIO()),
+    }
+    worked = []
+    for name, way in ways.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                way()
+        except Exception:  # models of the zoo that cannot be copied do not have to become so
+            continue
+        worked.append(name)
+    return worked

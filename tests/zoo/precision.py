@@ -1,0 +1,100 @@
+"""Autocast inside ``forward``, and types other than float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+
+import torch
+from tests.cases import CLASSIFY, classes, cnn
+from tests.zoo.specimen import Specimen, anew
+from torch import nn
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def _autocasting(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return function(*args, **kwargs).float()
+
+    return forward
+
+
+def as_accelerate(model: nn.Module) -> nn.Module:
+    """``forward`` replaced by a method that wraps its function."""
+    model.forward = MethodType(_autocasting(model.forward.__func__), model)  # pyright: ignore
+    return model
+
+
+def as_closure(model: nn.Module) -> nn.Module:
+    """``forward`` replaced by a function that encloses the bound method."""
+    model.forward = _autocasting(model.forward)
+    return model
+
+
+def _cast(draw: Callable, dtype: torch.dtype) -> Callable:
+    def batch(seed: int):
+        inputs, labels = draw(seed)
+        return inputs.to(dtype), labels
+
+    return batch
+
+
+class Complex(nn.Module):
+    """A complex matrix between real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 6)
+        self.rotate = nn.Linear(6, 6, dtype=torch.complex64)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        hidden = torch.fft.fft(torch.tanh(self.embed(x)))
+        return self.head(self.rotate(hidden).abs())
+
+
+class Quantised(nn.Module):
+    """Frozen weights of eight bits with a scale, and a buffer of eight bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        codes = torch.randint(-100, 100, (6, 4), dtype=torch.int8)
+        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.scale = nn.Parameter(torch.tensor(0.01))
+        self.register_buffer("zero", torch.ones(6, dtype=torch.int8))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        weight = self.scale * (self.codes - self.zero[:, None])
+        return self.head(torch.tanh(x @ weight.T))
+
+
+PRECISION = (
+    Specimen(
+        "autocast, method", lambda: as_accelerate(_mlp()), classes(4), CLASSIFY, twin=anew(_mlp)
+    ),
+    Specimen(
+        "autocast, closure", lambda: as_closure(_mlp()), classes(4), CLASSIFY, twin=anew(_mlp)
+    ),
+    Specimen(
+        "autocast, BatchNorm",
+        lambda: as_accelerate(cnn()),
+        classes(1, 8, 8),
+        CLASSIFY,
+        twin=anew(cnn),
+    ),
+    Specimen("float64", lambda: cnn().double(), _cast(classes(1, 8, 8), torch.float64), CLASSIFY),
+    Specimen(
+        "bfloat16",
+        lambda: _mlp().bfloat16(),
+        _cast(classes(4), torch.bfloat16),
+        CLASSIFY,
+        tolerance=2e-2,
+    ),
+    Specimen("complex", Complex, classes(4), CLASSIFY),
+    Specimen("int8", Quantised, classes(4), CLASSIFY),
+)
