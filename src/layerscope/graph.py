@@ -161,7 +161,7 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     outputs: list[Nested] = []
 
     def run(state: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        with preserved(model), exchanged(model, dict(zip(names, state, strict=True))):
+        with exchanged(model, dict(zip(names, state, strict=True))):
             made = task.forward(model, around.filled(inputs))
         outputs.append(Nested.of(made, strict=True))
         return outputs[-1].tensors(made)
@@ -170,7 +170,8 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would share nothing
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+        # The fused kernels have no batching rule.
+        with preserved(model), sdpa_kernel(SDPBackend.MATH):
             made = _pure(_pure(run, state, inputs), state, inputs)  # kernels work in place, too
     except Exception as error:  # whatever the model's own code does on tensors without values
         raise UntraceableError(_reason(error)) from error
@@ -205,12 +206,20 @@ def _check(made: fx.GraphModule, model: nn.Module) -> None:
             constant = getattr(made, str(node.target))
             if isinstance(constant, Tensor) and constant.untyped_storage().data_ptr() in own:
                 raise UntraceableError("it refers to a parameter outside the module that owns it")
+        if any(isinstance(leaf, torch.SymInt) for leaf in _sizes(node)):
+            raise UntraceableError("shapes depend on values of tensors")
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         if node.target._schema.is_mutable:
             raise UntraceableError(f"{node.target} works in place")
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             raise UntraceableError(f"{node.target} draws random numbers")
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    """All sizes of what an operator gives, and plain numbers among it."""
+    leaves = pytree.tree_leaves(node.meta.get("val"))
+    return [size for x in leaves for size in (x.shape if isinstance(x, Tensor) else [x])]
 
 
 def _pure(run: Callable[..., Any], *example: Any) -> fx.GraphModule:

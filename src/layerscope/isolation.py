@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import random
 import sys
@@ -270,6 +271,17 @@ def _eager(model: nn.Module) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that holds derived tensors, which `copy.deepcopy` refuses."""
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
+
+
 @contextlib.contextmanager
 def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Other tensors in the places of parameters and buffers, under all their names.
@@ -293,13 +305,32 @@ def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]
 
 
 @contextlib.contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Autocast stays off inside whoever asks for it, such as a wrapped ``forward``."""
+    enter = torch.autocast.__enter__
+
+    def enter_disabled(self: torch.autocast) -> Any:
+        enabled, self._enabled = self._enabled, False
+        try:
+            return enter(self)
+        finally:
+            self._enabled = enabled
+
+    torch.autocast.__enter__ = enter_disabled
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter
+
+
+@contextlib.contextmanager
 def _settings(model: nn.Module) -> Iterator[None]:
     """No autocast, also where ``forward`` asks for it; no compiled code; no inference mode."""
     device = device_of(model).type
     grad = torch.is_grad_enabled()
     with (
         torch.autocast(device, enabled=False),
-        torch._C._DisableAutocast(),
+        _no_autocast(),
         _eager(model),
         no_checkpointing(every_kind=False),
         torch.inference_mode(False),  # which sets the mode of autograd, too

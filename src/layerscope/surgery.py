@@ -7,7 +7,6 @@ changes the architecture returns a copy.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from layerscope.discovery import Forward, Layer, blocks, matching, preview, run_example
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import isolated, mixed_seed, unique_state
+from layerscope.isolation import copied, isolated, mixed_seed, unique_state
 
 Factory = Callable[[], nn.Module]
 
@@ -61,7 +60,7 @@ def fresh_weights(
 
 def _reset(model: nn.Module, modules: Iterable[str]) -> nn.Module:
     """A copy of the model with the named modules initialised again."""
-    renewed = copy.deepcopy(model)
+    renewed = copied(model)
     for name in modules:
         module = renewed.get_submodule(name)
         reset = getattr(module, "reset_parameters", None) or getattr(
@@ -219,7 +218,7 @@ def without(
                 "cannot be removed.",
                 f"Blocks are {preview(known)}." if known else "This model has none.",
             )
-    made = copy.deepcopy(model)
+    made = copied(model)
     shapes: dict[str, tuple[Any, Any]] = {}
 
     def note(name: str) -> Callable[..., None]:

@@ -227,14 +227,15 @@ def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], factor: float = 
 def _trust(graph: Graph, model: nn.Module, task: Task, base: Weights, batch: Any) -> bool:
     """Whether a graph gives the model's outputs; asked once, on real data."""
     if graph.trusted is None:
-        expected, found = _run(model, task, batch), graph.base_outputs(base, batch)
-        nested = Nested.of(expected)
-        graph.trusted = _agree(nested.tensors(found), nested.tensors(expected))
+        expected = Nested.of(outputs := _run(model, task, batch)).tensors(outputs)
+        why = "its traced operators do not give its outputs"
+        try:
+            found = Nested.of(outputs := graph.base_outputs(base, batch)).tensors(outputs)
+        except RuntimeError as error:  # an operator that only the model itself can run
+            found, why = [], str(error).splitlines()[0]
+        graph.trusted = _agree(found, expected)
         if not graph.trusted:
-            _log.warning(
-                "%s is evaluated by plain calls: its traced operators do not give its outputs",
-                type(model).__name__,
-            )
+            _log.warning("%s is evaluated by plain calls: %s", type(model).__name__, why)
     return graph.trusted
 
 
@@ -258,15 +259,17 @@ def _smooth(
     expected = gradients(plain, leaves)
     with torch.no_grad():
         kept = graph.run_base(base, batch, [names])
-    value, leaves = _GraphLoss(graph, kept, batch, task)(own)
-    if not _agree(gradients(value, leaves), expected, factor=10.0):
-        _log.warning(
-            "%s is differentiated by plain calls: its derivatives are not those of its operators",
-            type(model).__name__,
-        )
-        return False
-    graph.smooth |= names
-    return True
+    why = "its derivatives are not those of its operators"
+    try:
+        value, leaves = _GraphLoss(graph, kept, batch, task)(own)
+        found = gradients(value, leaves)
+    except RuntimeError as error:  # an operator without a derivative of its own
+        found, why = (), str(error).splitlines()[0]
+    if _agree(found, expected, factor=10.0):
+        graph.smooth |= names
+        return True
+    _log.warning("%s is differentiated by plain calls: %s", type(model).__name__, why)
+    return False
 
 
 @dataclass(frozen=True)

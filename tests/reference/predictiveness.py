@@ -14,6 +14,7 @@ import copy
 import math
 
 import numpy as np
+import torch
 
 
 def loaded(model, *states):
@@ -22,7 +23,9 @@ def loaded(model, *states):
     Later states win, also where they call a tied tensor by another name; what no state names
     stays as it is in ``model``.
     """
-    twin = copy.deepcopy(model).eval().requires_grad_(True)
+    twin = copy.deepcopy(model).eval()
+    for p in twin.parameters():
+        p.requires_grad_(p.is_floating_point() or p.is_complex())
     for state in states:
         unexpected = twin.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, unexpected
@@ -40,7 +43,9 @@ def gradient(model, loss, layer, batch):
         if name not in parameters:  # a buffer
             continue
         p = parameters[name]
-        entries.append(np.zeros(p.numel()) if p.grad is None else p.grad.double().numpy().ravel())
+        slope = torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
+        slope = torch.view_as_real(slope) if slope.is_complex() else slope
+        entries.append(slope.detach().double().numpy().ravel())
     return np.concatenate(entries)
 
 

@@ -230,9 +230,10 @@ def cell(dataset: xr.Dataset) -> str:
     """
     if "missing" not in dataset.coords:
         return "value"
-    reasons = {str(r) for r in dataset["missing"].values if r}
-    n = int((dataset["missing"] != "").sum())
-    return f"missing: {n} of {dataset.sizes['layer']}, e.g. {min(reasons, key=len)}"
+    reasons = [str(reason) for reason in dataset["missing"].values if reason]
+    if not reasons:
+        return "value"
+    return f"missing: {len(reasons)} of {dataset.sizes['layer']}, e.g. {min(reasons, key=len)}"
 
 
 def unexplained(dataset: xr.Dataset, variables: list[str]) -> list[str]:

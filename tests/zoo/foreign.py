@@ -1,4 +1,4 @@
-"""Models of Transformers, tiny and with random weights; the library is imported when one is built."""
+"""Models of Transformers, tiny, with random weights; imported when one is built."""
 
 from __future__ import annotations
 

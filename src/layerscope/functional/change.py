@@ -22,7 +22,7 @@ Reduction = Literal["ratio", "elementwise", "median"]
 def _quotients(before: Tensor, after: Tensor) -> Tensor:
     """``|after - before| / |before|`` per entry: 0 where nothing moved, inf where 0 moved."""
     before, after = at_least_float32(before), at_least_float32(after)
-    moved = (after - before).abs_()
+    moved = (after - before).abs()
     return torch.where(moved == 0, 0.0, moved / before.abs())
 
 

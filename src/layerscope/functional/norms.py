@@ -26,8 +26,9 @@ def owners(counts: Sequence[int], device: torch.device | str = "cpu") -> Int64[T
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor itself, or its float32 copy where it has half precision."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    """The tensor itself, or its float32 copy where it has half precision or integers."""
+    exact = (tensor.is_floating_point() and tensor.element_size() > 2) or tensor.is_complex()
+    return tensor if exact else tensor.float()
 
 
 def _power_sum(magnitudes: Tensor, p: float) -> Tensor:
@@ -37,7 +38,7 @@ def _power_sum(magnitudes: Tensor, p: float) -> Tensor:
     ``vector_norm`` of infinite order.
     """
     if math.isinf(p):
-        return magnitudes.amax()
+        return magnitudes.amax() if magnitudes.numel() else magnitudes.sum()
     return (magnitudes if p == 1 else magnitudes.pow_(p)).sum()
 
 
@@ -58,6 +59,11 @@ def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors
     return norms if math.isinf(p) else norms.pow(p)
 
 
+def _magnitudes(difference: Tensor) -> Tensor:
+    """Absolute values, in place where they have the type of the numbers."""
+    return difference.abs() if difference.is_complex() else difference.abs_()
+
+
 def _distance_power_sums(
     before: Sequence[Tensor], after: Sequence[Tensor], p: float
 ) -> Float64[Tensor, " tensors"]:
@@ -66,7 +72,7 @@ def _distance_power_sums(
     if before[0].device.type != "cpu":
         return power_sums(torch._foreach_sub(*wide), p)
     # One tensor at a time: its difference is summed while it is still in the cache.
-    sums = [_power_sum(torch.sub(a, b).abs_(), p) for a, b in zip(*wide, strict=True)]
+    sums = [_power_sum(_magnitudes(torch.sub(a, b)), p) for a, b in zip(*wide, strict=True)]
     return torch.stack(sums).double()
 
 

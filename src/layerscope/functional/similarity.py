@@ -19,8 +19,8 @@ def layer_cosines(
 ) -> Float64[Tensor, " layers"]:
     r"""Cosine of the angle between two vectors, for every layer.
 
-    :math:`\langle a_l, b_l \rangle / (\|a_l\| \|b_l\|)`, all tensors of the layer taken together;
-    0 where one of them vanishes: it has no direction.
+    :math:`\langle a_l, b_l \rangle / (\|a_l\| \|b_l\|)`, all tensors of the layer taken together,
+    complex numbers as pairs of real ones; 0 where one of them vanishes: it has no direction.
 
     Args:
         first: All tensors of all layers, flat.
@@ -31,10 +31,8 @@ def layer_cosines(
     Returns:
         One number per layer, between -1 and 1; NaN where a tensor is not finite.
     """
-    products = [
-        (at_least_float32(a) * at_least_float32(b)).sum().double()
-        for a, b in zip(first, second, strict=True)
-    ]
+    pairs = [(at_least_float32(a), at_least_float32(b)) for a, b in zip(first, second, strict=True)]
+    products = [(a * b.conj()).sum().real.double() for a, b in pairs]
     inner = torch.zeros(n_layers, dtype=torch.float64, device=owner.device)
     inner.index_add_(0, owner, torch.stack(products))
     size = layer_norms(first, owner, n_layers) * layer_norms(second, owner, n_layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from torch import nn
 from layerscope.attacks import FGSM, PGD, UNBOUNDED, Attack, Pixels, correct_under_attack, pieces
 from layerscope.figures.figure import Bars, Figure
 from layerscope.figures.table import Column, Table
-from layerscope.isolation import mixed_seed
+from layerscope.isolation import copied, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.stochastic import block_stages, stochastic
@@ -78,7 +77,7 @@ class AdversarialAccuracy(TrajectoryProbe):
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Attack the trained model and its stochastic variants, repeatedly."""
         assert context.model is not None
-        model = context.run.load(copy.deepcopy(context.model), context.steps[-1])
+        model = context.run.load(copied(context.model), context.steps[-1])
         stages = _stages(model, layers)
         counts = self._counts(len(set(stages) - {""}))
         shape = len(counts), len(NAMES), self.repeats
