@@ -128,12 +128,11 @@ def test_what_is_missing_has_a_reason(measured, name):
 
 def test_live_and_from_checkpoints_agree(measured):
     steps = measured.run.steps[-1:] if measured.specimen.carried else measured.run.steps
-    for name in measured.live.keys() & measured.results.keys():
-        if measured.live[name].startswith(("value", "missing")):
-            offline = measured.results[name].sel(step=[s for s in steps if s or name not in SINCE])
-            live = measured.run.results(zoo.PROBES[name].key).sel(step=offline["step"])
-            for variable in offline.data_vars:
-                _close(measured, live[variable], offline[variable], f"{name} {variable}")
+    for name in measured.read.keys() & measured.results.keys():
+        offline = measured.results[name].sel(step=[s for s in steps if s or name not in SINCE])
+        live = measured.read[name].sel(step=offline["step"])
+        for variable in offline.data_vars:
+            _close(measured, live[variable], offline[variable], f"{name} {variable}")
 
 
 def _close(measured: Examination, found, expected, what: str = "", floor: float = 1e-7) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from tests.cases import CLASSIFY, classes
-from tests.zoo.specimen import Specimen
+from tests.zoo.specimen import NO_ATTACK, Specimen
 from torch import nn
 
+from layerscope.probes import LossLandscape, Reinitialisation
 from layerscope.task import Task
 
 IMAGES = Task(
@@ -59,6 +60,10 @@ def _encoding(seed: int) -> Any:
     return BatchEncoding(_texts(seed))
 
 
+_QUICK = {
+    "loss_landscape": LossLandscape(points=1, draws=2, hessian=False),
+    "reinitialisation": Reinitialisation(draws=1, checkpoints=(0,)),
+}
 _images = classes(3, 8, 8, n=4)
 _GPT2 = {"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 23, "n_positions": 8}
 _BERT = {
@@ -79,14 +84,18 @@ FOREIGN = (
         _model("GPT2LMHeadModel", "GPT2Config", **_GPT2, **_SPECIAL),
         _tokens,
         Task.language_model(),
+        refused=NO_ATTACK,
+        probes=_QUICK,
     ),
-    Specimen("BERT", _bert, _texts, TEXTS),
-    Specimen("BERT, BatchEncoding", _bert, _encoding, TEXTS),
+    Specimen("BERT", _bert, _texts, TEXTS, refused=NO_ATTACK, probes=_QUICK),
+    Specimen("BERT, BatchEncoding", _bert, _encoding, TEXTS, refused=NO_ATTACK, probes=_QUICK),
     Specimen(
         "Llama",
         _model("LlamaForCausalLM", "LlamaConfig", **_LLAMA, **_SPECIAL),
         _tokens,
         Task.language_model(),
+        refused=NO_ATTACK,
+        probes=_QUICK,
     ),
     Specimen(
         "Mixtral",
@@ -100,6 +109,8 @@ FOREIGN = (
         ),
         lambda seed: _tokens(seed, False),
         Task.language_model(),
+        refused=NO_ATTACK,
+        probes=_QUICK,
     ),
     Specimen(
         "T5",
@@ -116,6 +127,8 @@ FOREIGN = (
         ),
         _tokens,
         Task.language_model(),
+        refused=NO_ATTACK,
+        probes=_QUICK,
     ),
     Specimen(
         "ViT",
@@ -132,6 +145,7 @@ FOREIGN = (
         ),
         _images,
         IMAGES,
+        probes=_QUICK,
     ),
     Specimen(
         "ResNet",
@@ -146,6 +160,7 @@ FOREIGN = (
         ),
         classes(3, 16, 16, n=4),
         IMAGES,
+        probes=_QUICK,
     ),
     Specimen(
         "Swin",
@@ -162,6 +177,7 @@ FOREIGN = (
         ),
         classes(3, 16, 16, n=4),
         IMAGES,
+        probes=_QUICK,
     ),
     Specimen(
         "ConvNeXt",
@@ -175,5 +191,6 @@ FOREIGN = (
         ),
         classes(3, 16, 16, n=4),
         IMAGES,
+        probes=_QUICK,
     ),
 )

@@ -1,38 +1,17 @@
-"""Autocast inside ``forward``, and types other than float32."""
+"""Types other than float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType
 
 import torch
 from tests.cases import CLASSIFY, classes, cnn
-from tests.zoo.specimen import Specimen, anew
+from tests.zoo.specimen import Specimen
 from torch import nn
 
 
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-
-
-def _autocasting(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def forward(*args, **kwargs):
-        with torch.autocast("cpu", torch.bfloat16):
-            return function(*args, **kwargs).float()
-
-    return forward
-
-
-def as_accelerate(model: nn.Module) -> nn.Module:
-    """``forward`` replaced by a method that wraps its function."""
-    model.forward = MethodType(_autocasting(model.forward.__func__), model)  # pyright: ignore
-    return model
-
-
-def as_closure(model: nn.Module) -> nn.Module:
-    """``forward`` replaced by a function that encloses the bound method."""
-    model.forward = _autocasting(model.forward)
-    return model
 
 
 def _cast(draw: Callable, dtype: torch.dtype) -> Callable:
@@ -74,19 +53,6 @@ class Quantised(nn.Module):
 
 
 PRECISION = (
-    Specimen(
-        "autocast, method", lambda: as_accelerate(_mlp()), classes(4), CLASSIFY, twin=anew(_mlp)
-    ),
-    Specimen(
-        "autocast, closure", lambda: as_closure(_mlp()), classes(4), CLASSIFY, twin=anew(_mlp)
-    ),
-    Specimen(
-        "autocast, BatchNorm",
-        lambda: as_accelerate(cnn()),
-        classes(1, 8, 8),
-        CLASSIFY,
-        twin=anew(cnn),
-    ),
     Specimen("float64", lambda: cnn().double(), _cast(classes(1, 8, 8), torch.float64), CLASSIFY),
     Specimen(
         "bfloat16",

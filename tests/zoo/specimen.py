@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.cases import Case
 from torch import nn
 
 from layerscope.probes import Probe
 
+NO_ATTACK = {"adversarial_accuracy": "an attack needs batches .inputs, labels."}
 NO_BLOCKS = "no module matches the pattern 'blocks"
 
 
@@ -53,3 +55,8 @@ class Specimen(Case):
 def anew(build: Callable[[], nn.Module]) -> Callable[[nn.Module], nn.Module]:
     """A twin that is built rather than copied."""
     return lambda _: build()
+
+
+def specimen(case: Case, **known: Any) -> Specimen:
+    """A case of other tests as one of the zoo."""
+    return Specimen(case.name, case.build, case.batch, case.task, **known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tests.cases import CLASSIFY, TIED, UNUSED, classes
-from tests.zoo.specimen import Specimen
+from tests.zoo.specimen import NO_ATTACK, Specimen, specimen
 from torch import nn
 
 from layerscope.models.fcn import residual_fcn
@@ -79,8 +79,8 @@ STRUCTURE = (
         CLASSIFY,
         blocks=True,
     ),
-    Specimen("unused", UNUSED.build, UNUSED.batch, UNUSED.task),
-    Specimen("tied", TIED.build, TIED.batch, TIED.task),
+    specimen(UNUSED),
+    specimen(TIED, refused=NO_ATTACK),
     Specimen("LoRA", _lora, classes(4), CLASSIFY),
     Specimen("DenseNet", DenseNet, classes(3, 8, 8), CLASSIFY),
     Specimen(

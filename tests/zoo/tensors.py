@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from tests.cases import CLASSIFY, classes, cnn, tokens
-from tests.zoo.attributes import Logits
-from tests.zoo.specimen import Specimen
+from tests.cases import CLASSIFY, classes, cnn
+from tests.zoo.specimen import NO_ATTACK, Specimen
 from torch import nn
 
 from layerscope.task import Task
@@ -24,18 +23,6 @@ class ZeroSize(nn.Module):
     def forward(self, x):
         extra = torch.cat([self.empty, self.prompt.weight]).sum(0)
         return self.head(torch.tanh(self.embed(x) + extra))
-
-
-class Sparse(nn.Module):
-    """An embedding with sparse gradients."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8, sparse=True)
-        self.head = nn.Linear(8, 11)
-
-    def forward(self, input_ids):
-        return Logits(self.head(self.embedding(input_ids)))
 
 
 class Bag(nn.Module):
@@ -78,7 +65,6 @@ class Wrapped(nn.Module):
         hidden = torch.tanh(self.embed(x))
         logits = self.head(hidden)
         return {
-            "none": (logits, None),
             "dict": {"logits": logits, "hidden": hidden, "cache": None},
             "two": (logits, self.auxiliary(hidden)),
         }[self.kind]
@@ -126,10 +112,8 @@ def _rgb() -> nn.Module:
 
 TENSORS = (
     Specimen("zero size", ZeroSize, classes(4), CLASSIFY),
-    Specimen("sparse gradients", Sparse, tokens, Task.language_model()),
-    Specimen("EmbeddingBag", Bag, _ids, CLASSIFY),
+    Specimen("EmbeddingBag", Bag, _ids, CLASSIFY, refused=NO_ATTACK),
     Specimen("Bilinear", Pair, classes(4), CLASSIFY),
-    Specimen("None in outputs", lambda: Wrapped("none"), classes(4), _picking(0)),
     Specimen("dict outputs", lambda: Wrapped("dict"), classes(4), _picking("logits")),
     Specimen("two outputs", lambda: Wrapped("two"), classes(4), TWO),
     Specimen("channels last", _rgb, _channels_last, CLASSIFY),
