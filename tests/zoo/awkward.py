@@ -18,6 +18,12 @@ KNOWN: dict[str, dict[str, Any]] = {
     "autocast as a method": {"twin": anew(convolutions)},
     "autocast in a closure": {"twin": anew(convolutions)},
     "sparse": _TOKENS,
+    "listed": {
+        "refused": {
+            "response_frequency": "no layer can be measured: 'a' is not called by the model",
+            "generalisation_bound": "no module of Listed has a weight matrix that runs",
+        }
+    },
     **{name: {"twin": anew(_BUILDS[name])} for name in DERIVED},
 }
 AWKWARD = tuple(specimen(case, **KNOWN.get(case.name, {})) for case in CASES)

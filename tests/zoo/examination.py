@@ -133,7 +133,7 @@ def examine(specimen: Specimen, folder: Path) -> Examination:
     found.plain = _train(specimen, bystander)
     found.model = specimen.model()
     probes = {k: p for k, p in _probes(specimen).items() if isinstance(p, MomentProbe)}
-    _record(found, folder, probes)
+    _record(found, folder / "run", probes)
     _read_live(found, probes)
     for name, probe in _probes(specimen).items():
         _measure(found, name, probe)
@@ -153,7 +153,7 @@ def _train(specimen: Specimen, model: nn.Module, steps: int = STEPS, **recorder:
     return train(specimen, steps, model=model, wrap=specimen.wrap, **recorder)
 
 
-def _options(specimen: Specimen, path: Path) -> dict[str, Any]:
+def _options(specimen: Specimen, model: nn.Module, path: Path) -> dict[str, Any]:
     return {
         "path": path,
         "task": specimen.task,
@@ -161,13 +161,16 @@ def _options(specimen: Specimen, path: Path) -> dict[str, Any]:
         "steps_per_epoch": 2,
         "measure": every(STEPS),
         "checkpoints": every(STEPS),
+        **(
+            {} if specimen.unit == "module" else {"layers": specimen.map(model, unit=specimen.unit)}
+        ),
     }
 
 
 def _refuse(found: Examination, path: Path) -> None:
-    specimen = found.specimen
+    model = found.specimen.model()
     try:
-        with Recorder(specimen.model(), **_options(specimen, path)):
+        with Recorder(model, **_options(found.specimen, model, path)):
             pass
     except LayerscopeError as error:
         found.refusal = str(error)
@@ -175,31 +178,10 @@ def _refuse(found: Examination, path: Path) -> None:
         found.raw["recording"] = _first(f"RAW {type(error).__name__}: {error}")
 
 
-def _record(found: Examination, folder: Path, probes: Mapping[str, MomentProbe]) -> None:
-    specimen = found.specimen
-    sound = list(probes.values())
-    try:
-        options = _options(specimen, folder / "run")
-        found.recorded = _train(specimen, found.model, **options, probes=sound)
-    except Exception:  # which probe it was is found out by recording each alone
-        sound = [p for n, p in probes.items() if _alone(found, n, p, folder / n)]
-        found.model = specimen.model()
-        options = _options(specimen, folder / "sound")
-        found.recorded = _train(specimen, found.model, **options, probes=sound)
-    found.run = Run.open(options["path"])
-
-
-def _alone(found: Examination, name: str, probe: Probe, path: Path) -> bool:
-    specimen = found.specimen
-    try:
-        _train(specimen, specimen.model(), **_options(specimen, path), probes=[probe])
-    except LayerscopeError as error:
-        found.live[name] = _first(f"refused: {error}")
-    except Exception as error:  # what must not happen is what this looks for
-        found.live[name] = found.raw[f"{name} live"] = _first(
-            f"RAW {type(error).__name__}: {error}"
-        )
-    return name not in found.live
+def _record(found: Examination, path: Path, probes: Mapping[str, MomentProbe]) -> None:
+    options = _options(found.specimen, found.model, path)
+    found.recorded = _train(found.specimen, found.model, probes=list(probes.values()), **options)
+    found.run = Run.open(path)
 
 
 def _read_live(found: Examination, probes: Mapping[str, Probe]) -> None:
@@ -207,7 +189,7 @@ def _read_live(found: Examination, probes: Mapping[str, Probe]) -> None:
     for name, probe in probes.items():
         if probe.key in failed:
             found.live[name] = _first(f"refused: {failed[probe.key]['error']}")
-        elif name not in found.live:
+        else:
             found.read[name] = found.run.results(probe.key)
             found.live[name] = cell(found.read[name])
 
@@ -264,7 +246,7 @@ def unexplained(dataset: xr.Dataset, variables: list[str]) -> list[str]:
     missing = dataset.coords.get("missing")
     reasons = [""] * dataset.sizes["layer"] if missing is None else missing.values.tolist()
     bare = []
-    for name in variables:
+    for name in [name for name in variables if name in dataset]:
         others = [d for d in dataset[name].dims if d != "layer"]
         empty = np.isnan(dataset[name]).any(others).values
         bare += [

@@ -86,9 +86,9 @@ FOREIGN = (
         Task.language_model(),
         refused=NO_ATTACK,
         probes=_QUICK,
+        unit="block",
     ),
-    Specimen("BERT", _bert, _texts, TEXTS, refused=NO_ATTACK, probes=_QUICK),
-    Specimen("BERT, BatchEncoding", _bert, _encoding, TEXTS, refused=NO_ATTACK, probes=_QUICK),
+    Specimen("BERT", _bert, _encoding, TEXTS, refused=NO_ATTACK, probes=_QUICK, unit="block"),
     Specimen(
         "Llama",
         _model("LlamaForCausalLM", "LlamaConfig", **_LLAMA, **_SPECIAL),
@@ -96,6 +96,7 @@ FOREIGN = (
         Task.language_model(),
         refused=NO_ATTACK,
         probes=_QUICK,
+        unit="block",
     ),
     Specimen(
         "Mixtral",
@@ -129,6 +130,7 @@ FOREIGN = (
         Task.language_model(),
         refused=NO_ATTACK,
         probes=_QUICK,
+        unit="block",
     ),
     Specimen(
         "ViT",
@@ -178,6 +180,7 @@ FOREIGN = (
         classes(3, 16, 16, n=4),
         IMAGES,
         probes=_QUICK,
+        unit="block",
     ),
     Specimen(
         "ConvNeXt",

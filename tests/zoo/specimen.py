@@ -24,6 +24,7 @@ class Specimen(Case):
         refused: For each probe that cannot measure it, by its name in ``PROBES``, a pattern of the
             message.
         blocks: Whether its blocks have the names by which `BlockContributions` finds them.
+        unit: What makes a layer.
         unrecordable: Pattern of the message with which recording is refused; empty if it is not.
         twin: Makes of the trained model one that computes the same once it is loaded, without what
             measuring has to bypass (autocast, compiled code) or what cannot be copied.
@@ -38,6 +39,7 @@ class Specimen(Case):
     layers: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     blocks: bool = False
+    unit: str = "module"
     unrecordable: str = ""
     twin: Callable[[nn.Module], nn.Module] = copy.deepcopy
     carried: bool = False
