@@ -152,7 +152,7 @@ def without(
             of its input, so that it cannot be left out.
     """
     names = matching(model, patterns)
-    known = blocks(model)
+    known = blocks(model, example, forward)
     for name in names:
         if name not in known:
             raise LayerscopeError(
