@@ -164,11 +164,6 @@ def test_what_matches_nothing_is_an_error(options, message):
         FCN.map(FCN.model(), **options)
 
 
-def test_a_model_without_parameters_is_an_error():
-    with pytest.raises(LayerscopeError, match="no layer with parameters is left in ReLU"):
-        LayerMap.from_model(nn.ReLU(), torch.ones(1))
-
-
 @pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
 def test_lazy_modules_are_refused_and_stay_lazy(example):
     model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())

@@ -171,9 +171,7 @@ def correct_under_attack(
     with isolated(model, seed=seed):
         for inputs, labels in pieces(data):
             if attack is not None:
-                losses = _losses(model, task, pixels, labels)
-                moved = attack.perturb(losses, pixels.of(inputs), pixels.bounds)
-                inputs = pixels.normalised(moved)
+                inputs = _moved(model, attack, task, pixels, inputs, labels)
             with torch.no_grad():
                 found.append(task.correct(task.forward(model, (inputs, labels)), (inputs, labels)))
     if not found:
@@ -200,6 +198,27 @@ def pieces(
         inputs, labels = batch[0][:most], batch[1][:most]
         most -= len(inputs)
         yield from zip(inputs.split(size), labels.split(size), strict=True)
+
+
+UNUSED = ("not have been used in the graph", "does not require grad")
+"""How PyTorch says that a derivative does not exist."""
+
+
+def _moved(
+    model: nn.Module, attack: Attack, task: Task, pixels: Pixels, inputs: Tensor, labels: Tensor
+) -> Tensor:
+    """The inputs after an attack."""
+    losses = _losses(model, task, pixels, labels)
+    try:
+        moved = attack.perturb(losses, pixels.of(inputs), pixels.bounds)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in UNUSED):
+            raise
+        raise LayerscopeError(
+            f"the loss of {type(model).__name__} has no derivative with respect to its inputs.",
+            "A model that detaches its inputs cannot be attacked by gradients.",
+        ) from error
+    return pixels.normalised(moved)
 
 
 def _losses(model: nn.Module, task: Task, pixels: Pixels, labels: Tensor) -> Losses:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -171,7 +172,7 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would share nothing
     try:
         # The fused kernels have no batching rule.
-        with preserved(model), sdpa_kernel(SDPBackend.MATH):
+        with preserved(model), sdpa_kernel(SDPBackend.MATH), _quiet():
             made = _pure(_pure(run, state, inputs), state, inputs)  # kernels work in place, too
     except Exception as error:  # whatever the model's own code does on tensors without values
         raise UntraceableError(_reason(error)) from error
@@ -180,6 +181,17 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
     _tidy(made)
     _check(made, model)
     return Graph(made, tuple(names), outputs[-1])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch logs on the way to an exception that is caught."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _reason(error: Exception) -> str:
@@ -324,6 +336,8 @@ class Graph:
 
         Some operators have no batching rule; variants that reach one are evaluated in turn.
         """
+        if not changed:
+            return [self._outputs(kept, changed, {})] * len(variants)
         if len(variants) == 1 or changed in self._narrow:
             return [self._outputs(kept, changed, variant) for variant in variants]
         stacked = {name: torch.stack([v[name] for v in variants]) for name in sorted(changed)}

@@ -61,7 +61,20 @@ class LayerMap:
 
         Depth is the order in which modules first run; a module that never runs (it may be used
         functionally by its parent) follows the one registered before it. The model, its mode,
-        buffers and the random state are left as found.
+        buffers and the random state are left as found. Wrappers (torch.compile, DataParallel,
+        DistributedDataParallel) are left out of names and are not run.
+
+        Blocks: the outermost composite members of lists (Sequential, ModuleList, ModuleDict) with
+        no chain inside. *Composite*: at least two weight matrices (parameters of two or more
+        dimensions), and parameters in more than one module. *Chain*: a list whose composite members
+        are of one class (two or more, or one alone in its list) and follow one another: each takes
+        what the one before returned, which the example shows; without one every such list counts.
+        So a stage that is itself listed is no block but its residual blocks are; a dense block or a
+        layer with experts is one block, since what is listed inside does not follow. A Sequential
+        directly inside another only groups.
+
+        Stages: the lists that blocks stand in, or the module that holds such a list where it is
+        itself listed among its kind: a stage with its own downsampling.
 
         Args:
             model: Any module.
@@ -69,10 +82,10 @@ class LayerMap:
                 dict of named ones; with ``forward``, a batch. ``None`` runs nothing: layers stand
                 in order of registration.
             unit: ``"tensor"`` (each parameter), ``"module"`` (each module that owns parameters
-                itself), ``"block"`` (each composite module listed in a Sequential or ModuleList:
-                residual and encoder blocks), ``"stage"`` (each list of such blocks), or patterns
-                that name the modules which make a unit, e.g. ``["encoder.*"]``. Modules outside
-                blocks and stages are layers of their own.
+                itself), ``"block"``, ``"stage"``, or patterns that name the modules which make a
+                unit, e.g. ``["encoder.*"]``. Modules outside blocks, stages and patterns are layers
+                of their own. A parametrised module (``torch.nn.utils.parametrize``) is one layer
+                with all that its parametrisations own.
             include: Keep only layers whose name matches one of these glob patterns.
             exclude: Drop layers whose name matches one of these.
             groups: Patterns by label, or ``"thirds"`` for early, middle and late.
@@ -80,14 +93,15 @@ class LayerMap:
 
         Raises:
             LayerscopeError: The example does not run, a pattern or unit matches nothing, or the
-                model has lazy parameters that no batch has initialised.
+                model has no parameters, lazy ones that no batch has initialised, or TorchScript
+                modules.
         """
         found, aliases = discover(model, example_input, unit, forward)
         layers = _filtered(found, include, exclude)
         if not layers:
             raise LayerscopeError(
                 f"no layer with parameters is left in {type(model).__name__}.",
-                "Relax include and exclude, or check that the model has parameters.",
+                "Relax include and exclude.",
             )
         layers = [replace(layer, depth=depth) for depth, layer in enumerate(layers)]
         return cls(tuple(_grouped(layers, groups)), aliases)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.discovery import Layer
+from layerscope.drawing import Factory, fresh_weights
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import (
     exchanged,
@@ -17,7 +18,6 @@ from layerscope.isolation import (
     no_checkpointing,
     unique_state,
 )
-from layerscope.surgery import Factory, fresh_weights
 
 Weights = Mapping[str, Tensor]
 

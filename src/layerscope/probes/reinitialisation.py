@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from layerscope.discovery import Layer
+from layerscope.drawing import fresh_weights
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure
 from layerscope.functional.norms import layer_distances
@@ -22,7 +23,6 @@ from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
 from layerscope.recalibration import normalisations, recalibrated
-from layerscope.surgery import fresh_weights
 from layerscope.variants import Evaluation, evaluate_variants
 
 Weights = Mapping[str, Tensor]
