@@ -24,6 +24,6 @@ KNOWN: dict[str, dict[str, Any]] = {
             "generalisation_bound": "no module of Listed has a weight matrix that runs",
         }
     },
-    **{name: {"twin": anew(_BUILDS[name])} for name in DERIVED},
+    **{name: {"twin": anew(_BUILDS[name]), "factory": False} for name in DERIVED},
 }
 AWKWARD = tuple(specimen(case, **KNOWN.get(case.name, {})) for case in CASES)

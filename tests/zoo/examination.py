@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -148,23 +149,18 @@ def _probes(specimen: Specimen) -> dict[str, Probe]:
 
 
 def _train(specimen: Specimen, model: nn.Module, steps: int = STEPS, **recorder: Any) -> Outcome:
-    torch.compiler.reset() if "compile" in specimen.name else None
+    if "compile" in specimen.name:  # what was compiled for another model of the same code
+        torch.compiler.reset()
     torch.manual_seed(7)
     return train(specimen, steps, model=model, wrap=specimen.wrap, **recorder)
 
 
 def _options(specimen: Specimen, model: nn.Module, path: Path) -> dict[str, Any]:
-    return {
-        "path": path,
-        "task": specimen.task,
-        "batch": specimen.batch(0),
-        "steps_per_epoch": 2,
-        "measure": every(STEPS),
-        "checkpoints": every(STEPS),
-        **(
-            {} if specimen.unit == "module" else {"layers": specimen.map(model, unit=specimen.unit)}
-        ),
-    }
+    found = {"path": path, "task": specimen.task, "batch": specimen.batch(0), "steps_per_epoch": 2}
+    found |= {"measure": every(STEPS), "checkpoints": every(STEPS)}
+    if specimen.unit != "module":
+        found["layers"] = specimen.map(model, unit=specimen.unit)
+    return found
 
 
 def _refuse(found: Examination, path: Path) -> None:
@@ -188,7 +184,10 @@ def _read_live(found: Examination, probes: Mapping[str, Probe]) -> None:
     failed = found.run.manifest["notes"].get("failed_probes", {})
     for name, probe in probes.items():
         if probe.key in failed:
-            found.live[name] = _first(f"refused: {failed[probe.key]['error']}")
+            error = failed[probe.key]["error"]
+            found.live[name] = _first(f"refused: {error}")
+            if re.match(r"\w+(Error|Exception|Warning): ", error):  # no message of the library's
+                found.raw[f"{name}, live"] = _first(error)
         else:
             found.read[name] = found.run.results(probe.key)
             found.live[name] = cell(found.read[name])
