@@ -41,7 +41,8 @@ class InnerGradient(nn.Module):
         return self.head(force)
 
 
+_NO_DERIVATIVE = {"adversarial_accuracy": "has no derivative with respect to its inputs"}
 GRADIENTS = (
-    Specimen("detached", Detached, classes(4), CLASSIFY),
-    Specimen("inner gradient", InnerGradient, classes(4), CLASSIFY),
+    Specimen("detached", Detached, classes(4), CLASSIFY, refused=_NO_DERIVATIVE),
+    Specimen("inner gradient", InnerGradient, classes(4), CLASSIFY, refused=_NO_DERIVATIVE),
 )

@@ -84,6 +84,10 @@ STRUCTURE = (
     Specimen("LoRA", _lora, classes(4), CLASSIFY),
     Specimen("DenseNet", DenseNet, classes(3, 8, 8), CLASSIFY),
     Specimen(
-        "no parameters", NoParameters, classes(4), CLASSIFY, unrecordable="no layer with parameters"
+        "no parameters",
+        NoParameters,
+        classes(4),
+        CLASSIFY,
+        unrecordable="NoParameters has no parameters",
     ),
 )
