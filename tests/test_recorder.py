@@ -9,6 +9,8 @@ import xarray as xr
 from tests.cases import CASES, CNN, FCN, TIED, TRANSFORMER
 from tests.training_loop import MOMENT_PROBES, WAYS, assert_same, hooks, train
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from layerscope import recorder as recorder_module
 from layerscope.errors import DivergedError, LayerscopeError
@@ -248,18 +250,48 @@ def test_an_exception_marks_the_run_interrupted_and_keeps_what_was_measured(tmp_
     assert run.results("training")["loss"].values.tolist() == [1.0, 2.0]
 
 
-def test_a_failure_at_the_start_leaves_no_run_that_looks_alive(tmp_path):
-    model = FCN.model()
-    nn.init.constant_(model.layer1.weight, math.nan)
-    batch = (torch.ones(8, 4), "text")
-    layers = LayerMap.from_model(model, None)
+def unstorable(path):
+    """Arguments of a recorder whose start fails after the run was created."""
+    layers = LayerMap.from_model(FCN.model(), None)
+    return options(FCN, path, batch=(torch.ones(8, 4), "text"), layers=layers, probes=())
+
+
+def full_disk(*_):
+    raise LayerscopeError("cannot write it: no space left on device.", "Free some.")
+
+
+@pytest.mark.parametrize("cause", ["batch", "first checkpoint"])
+def test_a_failed_start_leaves_nothing_and_can_be_tried_again(tmp_path, monkeypatch, cause):
+    path = tmp_path / "a"
+    settings = options(FCN, path)
+    if cause == "batch":
+        settings = unstorable(path)
+    else:
+        monkeypatch.setattr(Run, "write_checkpoint", full_disk)
+        monkeypatch.setattr(Run, "note", full_disk)
     with (
-        pytest.raises(LayerscopeError, match="cannot be stored"),
-        Recorder(model, **options(FCN, tmp_path / "a", batch=batch, layers=layers)),
+        pytest.raises(LayerscopeError, match=r"cannot be stored|no space left"),
+        Recorder(FCN.model(), **settings),
     ):
         pass
-    assert Run.open(tmp_path / "a").status == "interrupted"
-    Run.open(tmp_path / "a").acquire()
+    assert not path.exists()
+    monkeypatch.undo()
+    train(FCN, 2, **options(FCN, path))
+    assert Run.open(path).status == "complete"
+
+
+def test_a_failed_start_leaves_what_was_in_the_folder_before(tmp_path):
+    path = tmp_path / "a"
+    (path / "results").mkdir(parents=True)
+    (path / "results" / "mine.txt").write_text("kept")
+    (path / "notes.txt").write_text("kept")
+    with (
+        pytest.raises(LayerscopeError, match="cannot be stored"),
+        Recorder(FCN.model(), **unstorable(path)),
+    ):
+        pass
+    left = sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+    assert left == ["notes.txt", "results", "results/mine.txt"]
 
 
 REFUSED = [
@@ -290,6 +322,48 @@ def test_mistakes_are_found_before_training(tmp_path, change, message):
 def test_a_recorder_outside_a_with_statement_says_so(tmp_path):
     with pytest.raises(LayerscopeError, match="Use it in a with statement"):
         Recorder(FCN.model(), **options(FCN, tmp_path / "a")).step()
+
+
+def test_the_run_of_a_recorder_that_is_not_open_says_so(tmp_path):
+    with pytest.raises(LayerscopeError, match=r"the recorder is not open.*\n.*with statement"):
+        _ = Recorder(FCN.model(), **options(FCN, tmp_path / "a")).run
+
+
+@pytest.fixture
+def second_of_two():
+    """This process is rank 1 of a group of 2 that does not communicate."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_another_rank_records_nothing_and_its_run_says_so(tmp_path, second_of_two):
+    with Recorder(FCN.model(), **options(FCN, tmp_path / "a")) as recorder:
+        recorder.step(loss=1.0)
+        with pytest.raises(LayerscopeError, match="of rank 1 does not record; rank 0 does"):
+            _ = recorder.run
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_sharded_by_fsdp_is_refused(tmp_path, second_of_two, inside):
+    model = FCN.model()
+    device = torch.device("cpu")
+    if inside:
+        model.layer1 = FullyShardedDataParallel(model.layer1, device_id=device)
+    else:
+        model = FullyShardedDataParallel(model, device_id=device)
+    name = "module 'layer1'" if inside else "the model"
+    with pytest.raises(LayerscopeError, match=f"{name} is sharded by FullyShardedDataParallel"):
+        Recorder(model, tmp_path / "a", checkpoints=at(), measure=at())
+
+
+def test_a_data_parallel_model_is_recorded_under_its_own_names(tmp_path):
+    model = nn.DataParallel(FCN.model())
+    with Recorder(model, **options(FCN, tmp_path / "a")) as recorder:
+        recorder.step()
+    assert recorder.run.layers.names == FCN.layers
+    assert set(recorder.run.checkpoint(0)) == set(FCN.model().state_dict())
 
 
 def test_a_folder_with_a_run_is_refused_and_the_run_stays(tmp_path):

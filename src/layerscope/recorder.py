@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.isolation import unwrap
+from layerscope.isolation import named_modules, named_state, unwrap
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Probe
 from layerscope.probes.driver import assemble, check_needs, is_finite, store_batch
@@ -24,6 +25,11 @@ from layerscope.task import Task
 from layerscope.watching import Live, Previous, Watch, scalars
 
 FLUSH_SECONDS = 30.0
+FSDP = "FullyShardedDataParallel"
+
+
+def _content(folder: Path) -> set[Path]:
+    return {folder, *folder.rglob("*")} if folder.is_dir() else set()
 
 
 class Recorder:
@@ -41,8 +47,9 @@ class Recorder:
     Call `step` after every ``optimizer.step()``. The trained weights are equal bit for bit with
     and without it: random state, BatchNorm statistics, gradients, modes and hooks are left as
     found, and measurements run on the eager module with the fixed batch, outside autocast. Under
-    DDP the first process records. On an exception what was measured is written and the run is
-    marked interrupted; a loss that is not finite raises `DivergedError` and marks it diverged.
+    DDP the first process records; `run` of another raises. On an exception what was measured is
+    written and the run is marked interrupted; a loss that is not finite raises `DivergedError` and
+    marks it diverged.
 
     Args:
         model: The module that trains, also compiled or wrapped in DDP or Fabric.
@@ -110,17 +117,25 @@ class Recorder:
         self._last_checkpoint = -1
         self._flushed = time.monotonic()
         self.current_step = 0
-        self.run: Run | None = None
+        self._run: Run | None = None
 
     # Setting up
 
     def _refuse_sharded(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if type(parameter.data).__name__ in ("DTensor", "ShardedTensor"):
-                raise LayerscopeError(
-                    f"parameter {name!r} is sharded, which this version does not record.",
-                    "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
-                )
+        found = [
+            f"parameter {name!r} is sharded"
+            for name, tensor in named_state(self.model).items()
+            if type(tensor.data).__name__ in ("DTensor", "ShardedTensor")
+        ] + [
+            f"{f'module {name!r}' if name else 'the model'} is sharded by {FSDP}"
+            for name, module in named_modules(self.model)
+            if any(cls.__name__ == FSDP for cls in type(module).__mro__)
+        ]
+        if found:
+            raise LayerscopeError(
+                f"{found[0]}, which this version does not record.",
+                "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
+            )
 
     def _watch(
         self, probes: Sequence[Probe] | Mapping[Any, Schedule], default: Schedule, per: int | None
@@ -154,22 +169,50 @@ class Recorder:
         if not self._active:
             return self
         if self._resume:
-            self.run = Run.open(self.path)
-            self.run.acquire()
-            self.run.manifest["notes"].pop("error", None)
-            self.run.note("running")
+            self._run = Run.open(self.path)
+            self._run.acquire()
+            self._run.manifest["notes"].pop("error", None)
+            self._run.note("running")
             return self
-        self.run = Run.create(
+        before = _content(self.path)
+        self._run = Run.create(
             self.path, self.layers, steps_per_epoch=self._steps_per_epoch, **self._metadata
         )
         try:
             if (batch := self._given["batch"]) is not None:
-                store_batch(self.run, batch)
+                store_batch(self._run, batch)
             self._observe()
-        except BaseException as error:  # __exit__ is not called for what fails in here
-            self._fail(error)
+        except BaseException:  # __exit__ is not called for what fails in here
+            self._undo_start(before)
             raise
         return self
+
+    def _undo_start(self, before: set[Path]) -> None:
+        """Remove what the start wrote, so that the folder is as found and a retry is free."""
+        assert self._run is not None
+        with contextlib.suppress(LayerscopeError):  # a full disk takes no status; the lock is freed
+            self._run.finish("interrupted")
+        self._run = None
+        for watch in self._watches:
+            watch.rows = []
+        for path in sorted(_content(self.path) - before, reverse=True):  # children first
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    @property
+    def run(self) -> Run:
+        """The run that is recorded; it can be read while the training goes on.
+
+        Raises:
+            LayerscopeError: The recorder was not opened yet, or this process records nothing.
+        """
+        if self._run is not None:
+            return self._run
+        if not self._active:
+            raise LayerscopeError(
+                f"the process of rank {torch.distributed.get_rank()} does not record; rank 0 does.",
+                "Use the run on rank 0 only.",
+            )
+        raise LayerscopeError("the recorder is not open.", "Use it in a with statement.")
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Say that the optimiser has taken a step.
@@ -183,8 +226,7 @@ class Recorder:
         """
         if not self._active:
             return
-        if self.run is None:
-            raise LayerscopeError("the recorder is not open.", "Use it in a with statement.")
+        self.run  # noqa: B018 (raises where the recorder is not open)
         self.current_step += 1
         if loss is not None:
             self._add_loss(loss)
@@ -252,13 +294,11 @@ class Recorder:
             if self.current_step == 0:
                 self._initial = {name: now[name].clone() for name in names}
             else:
-                assert self.run is not None
                 stored = self.run.checkpoint(0)
                 self._initial = {name: stored[name].to(now[name].device) for name in names}
         return self._initial
 
     def _keep(self, now: Live) -> None:
-        assert self.run is not None
         self.run.write_checkpoint(self.current_step, now.state)
         self._last_checkpoint = self.current_step
 
@@ -273,7 +313,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Write everything measured so far."""
-        if self.run is None:
+        if self._run is None:
             return
         for watch in self._watches:
             if watch.rows:
@@ -296,7 +336,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.run is None:
+        if self._run is None:
             return
         if error is not None:
             self._fail(error)
@@ -314,7 +354,6 @@ class Recorder:
 
     def _fail(self, error: BaseException) -> None:
         """Keep what is sound and close the run as diverged or interrupted."""
-        assert self.run is not None
         diverged = isinstance(error, DivergedError)
         notes = {"diverged_at": self.current_step} if diverged else {}
         try:
