@@ -7,6 +7,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,21 +53,36 @@ def check_needs(probe: Probe, available: Mapping[str, Any]) -> None:
 
 
 def assemble(
-    probe: MomentProbe, layers: LayerMap, rows: Sequence[Row], steps_per_epoch: int | None
+    probe: MomentProbe,
+    layers: LayerMap,
+    rows: Sequence[Row],
+    steps_per_epoch: int | None,
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> xr.Dataset:
     """Rows of one probe as a dataset over ``step`` and ``layer``; one transfer per variable.
+
+    Args:
+        probe: What measured the rows.
+        layers: The layers it measured.
+        rows: Step and values, ascending.
+        steps_per_epoch: Optimiser steps per epoch, where known.
+        missing: Why a layer has no value, by name: NaN is no error there. Kept as the coordinate
+            ``missing`` along ``layer``, empty where a layer was measured.
 
     Raises:
         DivergedError: A value is not a number: weights or gradients were not finite.
     """
     steps = [step for step, _ in rows]
     coordinates = layer_coordinates(layers) | step_coordinates(steps, steps_per_epoch)
+    coordinates["missing"] = ("layer", [missing.get(name, "") for name in layers.names])
     dataset = xr.Dataset(coords=coordinates, attrs=_attributes(probe))
+    measured = [name not in missing for name in layers.names]
     for name, variable in probe.variables.items():
         values = torch.stack([values[name] for _, values in rows]).cpu().numpy()
-        if bad := np.argwhere(np.isnan(values)).tolist():
+        if bad := np.argwhere(np.isnan(values[:, measured])).tolist():
+            layer = np.flatnonzero(measured)[bad[0][1]]
             raise DivergedError(
-                f"{name} of layer {layers.names[bad[0][1]]!r} is not a number at step "
+                f"{name} of layer {layers.names[layer]!r} is not a number at step "
                 f"{steps[bad[0][0]]}: its weights or gradients are not finite.",
                 "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
             )
