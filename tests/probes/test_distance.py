@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tests.reference import change as reference
 
+from layerscope.errors import LayerscopeError
 from layerscope.probes import DistanceFromInitialisation, measure
 
 PROBE = DistanceFromInitialisation()
@@ -20,6 +22,12 @@ def test_values_are_those_of_the_plain_loop(run, weights):
 def test_nothing_has_moved_at_the_start(run):
     found = measure(PROBE, run).sel(step=0)
     assert all(not found[name].values.any() for name in PROBE.variables)
+
+
+def test_without_the_initialisation_the_remedy_is_named(run):
+    (run.path / "checkpoints" / "000000000.safetensors").unlink()
+    with pytest.raises(LayerscopeError, match=r"at step 0, .*\n.*from_checkpoints.*{0:"):
+        measure(PROBE, run)
 
 
 def test_key_units_and_figures(run):

@@ -234,7 +234,7 @@ def _moments(
     """Measure every checkpoint, holding at most three sets of weights."""
     device = _device(given["model"])
     names = layers.parameter_names
-    initial = _read(run.checkpoint(0, device), names) if "initial" in probe.needs else None
+    initial = _initial(run, device, names) if "initial" in probe.needs else None
     rate_at = _rate_at(run)
     previous, rows = None, []
     for done, step in enumerate(steps, 1):
@@ -255,6 +255,16 @@ def _moments(
             "Record more checkpoints.",
         )
     return rows
+
+
+def _initial(run: Run, device: torch.device, names: Iterable[str]) -> dict[str, Tensor]:
+    if 0 not in run.steps:
+        raise LayerscopeError(
+            f"{run.path} has no checkpoint at step 0, from which distances count.",
+            "Make the run with it, Run.from_checkpoints(path, {0: ..., ...}, model), or measure "
+            "PathAndProgress, which counts from the first checkpoint there is.",
+        )
+    return _read(run.checkpoint(0, device), names)
 
 
 def _rate_at(run: Run) -> Callable[[int], float] | None:
