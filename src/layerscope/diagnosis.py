@@ -113,7 +113,7 @@ def _as_of(measured: Measured, planned: int | None) -> str:
 
 
 def _infinite(summary: xr.Dataset) -> xr.DataArray:
-    return abs(summary["distance"]) == np.inf
+    return summary["distance"] == np.inf
 
 
 def _notes(summary: xr.Dataset) -> xr.DataArray:

@@ -38,3 +38,14 @@ def test_key_units_and_figures(run):
     )
     assert [found[n].attrs["units"] for n in PROBE.variables] == ["weight", "weight", "1"]
     assert len({figure.key for figure in PROBE.figures(found)}) == 2
+
+
+def test_layers_that_start_at_zero_are_left_out_of_the_relative_figure(run):
+    found = measure(PROBE, run)
+    found["relative_distance"][1:, 3] = np.inf
+    relative, rms = PROBE.figures(found)
+    assert relative.data["layer"].values.tolist() == ["0", "1", "4", "9"]
+    assert relative.caption.endswith(" Without layers that started at zero: 5.")
+    assert rms.data["layer"].values.tolist() == ["0", "1", "4", "5", "9"]
+    plain, _ = PROBE.figures(measure(PROBE, run, recompute=True))
+    assert plain.caption.endswith("over their norm.")
