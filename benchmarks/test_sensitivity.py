@@ -19,8 +19,9 @@ from layerscope.functional.landscape import displaced, scaled_direction
 from layerscope.isolation import unique_state
 from layerscope.layers import LayerMap
 from layerscope.models import build
+from layerscope.sharing import shared_loss
 from layerscope.task import Task
-from layerscope.variants import evaluate_variants, shared_loss
+from layerscope.variants import evaluate_variants
 
 TASK = Task.classification()
 SHAPE = (3, 16, 16)

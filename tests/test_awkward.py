@@ -16,14 +16,15 @@ from tests.reference import variants as reference
 from tests.reference.gradient import mean_gradients
 from tests.training_loop import MOMENT_PROBES, assert_same, train
 
-from layerscope import graph as graph_module
+from layerscope import tracing
 from layerscope.curvature import gradients
 from layerscope.isolation import isolated, unique_state
 from layerscope.probes import GradientMagnitude, GradientPredictiveness
 from layerscope.probes.base import Moment
 from layerscope.schedule import every
+from layerscope.sharing import shared_loss
 from layerscope.task import rows
-from layerscope.variants import evaluate_variants, shared_loss
+from layerscope.variants import evaluate_variants
 
 ALL = pytest.mark.parametrize("case", AWKWARD, ids=lambda case: case.name)
 NAMES = {case.name: case for case in AWKWARD}
@@ -239,8 +240,8 @@ def test_derivatives_that_are_not_those_of_the_operators_are_noticed(name, caplo
 
 def test_a_model_is_traced_once_for_all_moments_and_layers(monkeypatch):
     traces = []
-    trace = graph_module.trace
-    monkeypatch.setattr(graph_module, "trace", lambda *a: traces.append(1) or trace(*a))
+    trace = tracing.trace
+    monkeypatch.setattr(tracing, "trace", lambda *a: traces.append(1) or trace(*a))
     model, batch = FCN.model(), FCN.batch(0)
     layers = FCN.map(model)
     for step in range(3):

@@ -10,7 +10,7 @@ from tests.reference import hessian as reference
 from layerscope.curvature import gradients, top_eigenvalue
 from layerscope.errors import DivergedError
 from layerscope.isolation import unique_state
-from layerscope.variants import shared_loss
+from layerscope.sharing import shared_loss
 
 
 def mean_loss(task):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import xarray as xr
 from tests.cases import CASES, CNN, FCN, TIED, TRANSFORMER
 from tests.training_loop import MOMENT_PROBES, WAYS, assert_same, hooks, train
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from layerscope import recorder as recorder_module
 from layerscope.errors import DivergedError, LayerscopeError
@@ -20,6 +24,7 @@ from layerscope.probes import (
     WeightChange,
     measure,
 )
+from layerscope.probes.base import MomentProbe, Variable
 from layerscope.recorder import Recorder
 from layerscope.schedule import at, every
 from layerscope.store import Run
@@ -83,11 +88,12 @@ def test_frozen_parameters_stay_frozen_and_have_a_gradient_measured(tmp_path):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_live_and_from_checkpoints_are_the_same(case, tmp_path):
-    train(case, 4, **options(case, tmp_path / "a", measure=every(2)))
+    train(case, 5, **options(case, tmp_path / "a", measure=every(2)))
     run = Run.open(tmp_path / "a")
     for probe in MOMENT_PROBES:
         live = run.results(probe.key)
-        found = measure(probe, run, model=case.model(5), task=case.task)
+        steps = [0, 2, 4] if "previous" in probe.needs else [0, 2, 4, 5]
+        found = measure(probe, run, model=case.model(5), task=case.task, steps=steps)
         assert found["step"].values.tolist() == live["step"].values.tolist()
         xr.testing.assert_allclose(found, live, rtol=1e-6, atol=1e-12)
 
@@ -100,6 +106,44 @@ def test_the_last_checkpoint_is_what_was_trained(tmp_path):
     assert all(torch.equal(run.checkpoint(5)[n], v) for n, v in outcome.state.items())
     first = CNN.model().state_dict()
     assert all(torch.equal(run.checkpoint(0)[n], v) for n, v in first.items())
+
+
+def test_closing_measures_where_the_training_ended(tmp_path):
+    """The case of a short fine-tuning: 60 steps of an epoch of 100."""
+    model = FCN.model()
+    probes = [DistanceFromInitialisation(), WeightChange()]
+    with Recorder(model, tmp_path / "a", probes=probes, steps_per_epoch=100) as recorder:
+        for _ in range(60):
+            for parameter in model.layer1.parameters():
+                parameter.data.mul_(1.01)
+            recorder.step()
+    run = Run.open(tmp_path / "a")
+    assert run.result_keys == ["distance_from_initialisation"]
+    found = run.results("distance_from_initialisation")
+    assert found["step"].values.tolist() == [0, 60]
+    moved = found["relative_distance"].sel(layer="layer1")
+    np.testing.assert_allclose(moved, [0, 1.01**60 - 1], rtol=1e-5)
+
+
+def test_a_run_that_goes_on_after_its_end_keeps_one_row_of_a_step(tmp_path):
+    model = FCN.model()
+    settings = options(FCN, tmp_path / "a", probes=[DistanceFromInitialisation()])
+    settings["measure"] = every(2)
+    with Recorder(model, **settings) as recorder:
+        recorder.step()
+        state = recorder.state_dict()
+        model.layer1.weight.data.add_(1)
+        recorder.step()
+        recorder.step()
+    resumed = Recorder(model, **settings, resume=True)
+    resumed.load_state_dict(state)
+    with resumed:
+        model.layer1.weight.data.add_(1)
+        resumed.step()
+        resumed.step()
+    found = Run.open(tmp_path / "a").results("distance_from_initialisation")
+    assert found["step"].values.tolist() == [0, 2, 3]
+    np.testing.assert_allclose(found["max_distance"].sel(layer="layer1"), [0, 2, 2], rtol=1e-6)
 
 
 def test_the_loss_is_the_mean_between_measured_moments(tmp_path):
@@ -119,7 +163,7 @@ def test_probes_on_their_own_schedules(tmp_path):
     assert steps == {
         "weight_change": [2, 4, 6],
         "weight_change,p=2.0": [1, 4],
-        "gradient_magnitude": [0, 3],
+        "gradient_magnitude": [0, 3, 6],
     }
     expected = measure(WeightChange(), run, steps=[0, 2, 4, 6])
     xr.testing.assert_allclose(run.results("weight_change"), expected)
@@ -248,18 +292,235 @@ def test_an_exception_marks_the_run_interrupted_and_keeps_what_was_measured(tmp_
     assert run.results("training")["loss"].values.tolist() == [1.0, 2.0]
 
 
-def test_a_failure_at_the_start_leaves_no_run_that_looks_alive(tmp_path):
-    model = FCN.model()
-    nn.init.constant_(model.layer1.weight, math.nan)
-    batch = (torch.ones(8, 4), "text")
-    layers = LayerMap.from_model(model, None)
+def unstorable(path):
+    """Arguments of a recorder whose start fails after the run was created."""
+    layers = LayerMap.from_model(FCN.model(), None)
+    return options(FCN, path, batch=(torch.ones(8, 4), "text"), layers=layers, probes=())
+
+
+def full_disk(*_):
+    raise LayerscopeError("cannot write it: no space left on device.", "Free some.")
+
+
+@pytest.mark.parametrize("cause", ["batch", "first checkpoint"])
+def test_a_failed_start_leaves_nothing_and_can_be_tried_again(tmp_path, monkeypatch, cause):
+    path = tmp_path / "a"
+    settings = options(FCN, path)
+    if cause == "batch":
+        settings = unstorable(path)
+    else:
+        monkeypatch.setattr(Run, "write_checkpoint", full_disk)
+        monkeypatch.setattr(Run, "note", full_disk)
     with (
-        pytest.raises(LayerscopeError, match="cannot be stored"),
-        Recorder(model, **options(FCN, tmp_path / "a", batch=batch, layers=layers)),
+        pytest.raises(LayerscopeError, match=r"cannot be stored|no space left"),
+        Recorder(FCN.model(), **settings),
     ):
         pass
+    assert not path.exists()
+    monkeypatch.undo()
+    train(FCN, 2, **options(FCN, path))
+    assert Run.open(path).status == "complete"
+
+
+def test_a_failed_start_leaves_what_was_in_the_folder_before(tmp_path):
+    path = tmp_path / "a"
+    (path / "results").mkdir(parents=True)
+    (path / "results" / "mine.txt").write_text("kept")
+    (path / "notes.txt").write_text("kept")
+    with (
+        pytest.raises(LayerscopeError, match="cannot be stored"),
+        Recorder(FCN.model(), **unstorable(path)),
+    ):
+        pass
+    left = sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+    assert left == ["notes.txt", "results", "results/mine.txt"]
+
+
+# A probe that fails
+
+
+@dataclass(frozen=True)
+class Fragile(MomentProbe):
+    """One for every layer, and from a step on something that is no measurement."""
+
+    instead: Callable[[dict], dict]
+    since: int = 3
+
+    @property
+    def variables(self):
+        return {"one": Variable("one")}
+
+    @property
+    def key(self):
+        return "fragile"
+
+    def select(self, layers):
+        return layers
+
+    def measure(self, moment, layers):
+        found = {"one": torch.ones(len(layers))}
+        return self.instead(found) if moment.step >= self.since else found
+
+    def figures(self, dataset):
+        return []
+
+
+def broken(_):
+    raise ZeroDivisionError("by nothing")
+
+
+FAILURES = {
+    "an error": (broken, "ZeroDivisionError: by nothing"),
+    "no number": (lambda v: {"one": v["one"] * math.nan}, "one of layer 'layer1' is not a number"),
+    "no variable": (lambda _: {}, "KeyError: 'one'"),
+    "another shape": (lambda v: {"one": v["one"][:2]}, "Error: "),
+}
+
+
+@pytest.mark.parametrize("often", [False, True])
+@pytest.mark.parametrize(("instead", "reason"), FAILURES.values(), ids=FAILURES)
+def test_a_probe_that_fails_is_left_out_and_training_goes_on(
+    tmp_path, monkeypatch, caplog, instead, reason, often
+):
+    if often:
+        monkeypatch.setattr(recorder_module, "FLUSH_SECONDS", -1.0)
+    probes = [Fragile(instead), DistanceFromInitialisation(), GradientMagnitude()]
+    assert_same(train(FCN, 5, **options(FCN, tmp_path / "a", probes=probes)), train(FCN, 5))
+    run = Run.open(tmp_path / "a")
+    assert run.status == "complete"
+    failed = run.manifest["notes"]["failed_probes"]
+    assert list(failed) == ["fragile"]
+    assert failed["fragile"]["step"] == 3
+    assert reason in failed["fragile"]["error"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "fragile failed at step 3 and is left out from then on: " + failed["fragile"]["error"]
+    ]
+    assert run.results("fragile")["one"].values.tolist() == [[1.0] * 3] * 3
+    for key in ("distance_from_initialisation", "gradient_magnitude"):
+        assert run.results(key)["step"].values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("instead", "reason"), FAILURES.values(), ids=FAILURES)
+def test_a_probe_that_fails_ends_a_strict_recording(tmp_path, instead, reason):
+    probes = [Fragile(instead)]
+    with pytest.raises(LayerscopeError, match=r"fragile failed at step 3: .*\n.*strict") as found:
+        train(FCN, 5, **options(FCN, tmp_path / "a", probes=probes, strict=True))
+    assert reason in found.value.message
+    run = Run.open(tmp_path / "a")
+    assert (run.status, run.results("fragile")["step"].values.tolist()) == (
+        "interrupted",
+        [0, 1, 2],
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_failure_of_a_probe_passes_through(tmp_path, error):
+    def stop(_):
+        raise error
+
+    with pytest.raises(error):
+        train(FCN, 5, **options(FCN, tmp_path / "a", probes=[Fragile(stop)]))
     assert Run.open(tmp_path / "a").status == "interrupted"
-    Run.open(tmp_path / "a").acquire()
+
+
+@pytest.mark.parametrize("instead", [v for v, _ in FAILURES.values()], ids=FAILURES)
+def test_where_the_weights_are_not_finite_the_model_has_diverged(tmp_path, instead):
+    model = FCN.model()
+    with (  # noqa: PT012
+        pytest.raises(DivergedError, match=r"'layer2.weight' is not finite at step 3|not a number"),
+        Recorder(model, **options(FCN, tmp_path / "a", probes=[Fragile(instead)])) as recorder,
+    ):
+        recorder.step()
+        recorder.step()
+        nn.init.constant_(model.layer2.weight, math.nan)
+        recorder.step()
+    run = Run.open(tmp_path / "a")
+    assert run.status == "diverged"
+    assert run.results("fragile")["step"].values.tolist() == [0, 1, 2]
+
+
+def test_one_nan_in_the_batch_of_a_probe_does_not_end_training(tmp_path):
+    inputs, labels = FCN.batch(0)
+    inputs[0, 0] = math.nan
+    layers = FCN.map(FCN.model())
+    settings = options(FCN, tmp_path / "a", batch=(inputs, labels), layers=layers)
+    settings["probes"] = [GradientMagnitude(), WeightChange()]
+    assert_same(train(FCN, 3, **settings), train(FCN, 3))
+    run = Run.open(tmp_path / "a")
+    assert (run.status, run.result_keys) == ("complete", ["training", "weight_change"])
+    assert run.manifest["notes"]["failed_probes"]["gradient_magnitude"]["step"] == 0
+
+
+CHANGES = {
+    "resized": "'output.weight' has shape (5, 8), not (3, 8)",
+    "widened from one": "'output.weight' has shape (5, 8), not (1, 8)",
+    "gone": "there is no 'output.weight'",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_layer_that_changes_shape_is_named_and_training_goes_on(tmp_path, change):
+    model = FCN.model()
+    if change == "widened from one":  # shapes that broadcast are no less wrong
+        model.output = nn.Linear(8, 1)
+    settings = {"checkpoints": at(), "measure": every(1), "batch": FCN.batch(0), "task": FCN.task}
+    probes = [WeightChange(), DistanceFromInitialisation()]
+    with Recorder(model, tmp_path / "a", probes=probes, **settings) as recorder:
+        recorder.step()
+        model.output = nn.Identity() if change == "gone" else nn.Linear(8, 5)
+        recorder.step()
+        recorder.step()
+    run = Run.open(tmp_path / "a")
+    failed = run.manifest["notes"]["failed_probes"]
+    assert list(failed) == ["weight_change", "distance_from_initialisation"]
+    expected = f"layer 'output' is not the one that was recorded so far: {CHANGES[change]}."
+    assert list(failed.values()) == [{"step": 2, "error": expected}] * 2
+    assert run.results("weight_change")["step"].values.tolist() == [1]
+
+
+def test_a_probe_that_failed_stays_out_when_the_run_is_resumed(tmp_path):
+    settings = options(FCN, tmp_path / "a", probes=[Fragile(broken, 1)])
+    with pytest.raises(KeyboardInterrupt), Recorder(FCN.model(), **settings) as recorder:  # noqa: PT012
+        recorder.step()
+        state = recorder.state_dict()
+        raise KeyboardInterrupt
+    resumed = Recorder(FCN.model(), **settings | {"probes": [Fragile(lambda v: v)]}, resume=True)
+    resumed.load_state_dict(state)
+    with resumed:
+        resumed.step()
+    run = Run.open(tmp_path / "a")
+    assert run.manifest["notes"]["failed_probes"]["fragile"]["step"] == 1
+    assert run.results("fragile")["step"].values.tolist() == [0]
+
+
+def test_a_write_that_fails_is_no_failure_of_a_probe(tmp_path, monkeypatch):
+    def write():
+        with Recorder(FCN.model(), **options(FCN, tmp_path / "a")) as recorder:
+            monkeypatch.setattr(Run, "append_results", full_disk)
+            recorder.step()
+
+    with pytest.raises(LayerscopeError, match="no space left"):
+        write()
+    assert "failed_probes" not in Run.open(tmp_path / "a").manifest["notes"]
+
+
+def test_layers_without_a_value_are_kept_with_the_reason(tmp_path):
+    def partly(found):
+        found["one"][1] = math.nan
+        return found
+
+    @dataclass(frozen=True)
+    class Partial(Fragile):
+        def measure(self, moment, layers):
+            moment.missing["layer2"] = f"it has no {moment.step}"
+            return super().measure(moment, layers)
+
+    train(FCN, 2, **options(FCN, tmp_path / "a", probes=[Partial(partly, 0)]))
+    run = Run.open(tmp_path / "a")
+    assert "failed_probes" not in run.manifest["notes"]
+    found = run.results("fragile")
+    assert found["missing"].values.tolist() == ["", "it has no 2", ""]
+    np.testing.assert_array_equal(found["one"].isel(step=0), [1.0, math.nan, 1.0])
 
 
 REFUSED = [
@@ -273,6 +534,7 @@ REFUSED = [
     ({"measure": None}, "does not know how many steps an epoch has"),
     ({"checkpoints": None}, "does not know how many steps an epoch has"),
     ({"batch": (torch.ones(8, 5), torch.ones(8).long())}, "does not run on the example input"),
+    ({"layers": CNN.map(CNN.model())}, r"layer '0' does not fit the model: there is no '0.weight'"),
     ({"probes": [WeightChange(minimum_dimensions=3)]}, "no parameter has 3 or more dimensions"),
 ]
 
@@ -280,7 +542,7 @@ REFUSED = [
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[m[:20] for _, m in REFUSED])
 def test_mistakes_are_found_before_training(tmp_path, change, message):
     model = FCN.model()
-    if "layers" in change:
+    if change.get("layers") is True:
         change = change | {"layers": FCN.map(model)}
     with pytest.raises(LayerscopeError, match=message):
         Recorder(model, **options(FCN, tmp_path / "a") | change)
@@ -290,6 +552,48 @@ def test_mistakes_are_found_before_training(tmp_path, change, message):
 def test_a_recorder_outside_a_with_statement_says_so(tmp_path):
     with pytest.raises(LayerscopeError, match="Use it in a with statement"):
         Recorder(FCN.model(), **options(FCN, tmp_path / "a")).step()
+
+
+def test_the_run_of_a_recorder_that_is_not_open_says_so(tmp_path):
+    with pytest.raises(LayerscopeError, match=r"the recorder is not open.*\n.*with statement"):
+        _ = Recorder(FCN.model(), **options(FCN, tmp_path / "a")).run
+
+
+@pytest.fixture
+def second_of_two():
+    """This process is rank 1 of a group of 2 that does not communicate."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_another_rank_records_nothing_and_its_run_says_so(tmp_path, second_of_two):
+    with Recorder(FCN.model(), **options(FCN, tmp_path / "a")) as recorder:
+        recorder.step(loss=1.0)
+        with pytest.raises(LayerscopeError, match="of rank 1 does not record; rank 0 does"):
+            _ = recorder.run
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_sharded_by_fsdp_is_refused(tmp_path, second_of_two, inside):
+    model = FCN.model()
+    device = torch.device("cpu")
+    if inside:
+        model.layer1 = FullyShardedDataParallel(model.layer1, device_id=device)
+    else:
+        model = FullyShardedDataParallel(model, device_id=device)
+    name = "module 'layer1'" if inside else "the model"
+    with pytest.raises(LayerscopeError, match=f"{name} is sharded by FullyShardedDataParallel"):
+        Recorder(model, tmp_path / "a", checkpoints=at(), measure=at())
+
+
+def test_a_data_parallel_model_is_recorded_under_its_own_names(tmp_path):
+    model = nn.DataParallel(FCN.model())
+    with Recorder(model, **options(FCN, tmp_path / "a")) as recorder:
+        recorder.step()
+    assert recorder.run.layers.names == FCN.layers
+    assert set(recorder.run.checkpoint(0)) == set(FCN.model().state_dict())
 
 
 def test_a_folder_with_a_run_is_refused_and_the_run_stays(tmp_path):

@@ -49,7 +49,7 @@ def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
 
     Args:
         loss: A function of tensors by name that can be differentiated twice, as
-            `layerscope.variants.shared_loss` gives it.
+            `layerscope.sharing.shared_loss` gives it.
         weights: Where; every tensor of a floating type.
 
     Returns:

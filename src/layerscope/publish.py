@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from layerscope.probes import (
     measure,
 )
 from layerscope.report.page import Finding, Page, Section, VerdictRow, write
+from layerscope.schedule import parse
 from layerscope.store import Run
 from layerscope.study import Outcome, Study
 
@@ -38,6 +39,7 @@ COLUMNS = (
 )
 MOST_NETWORKS = 8
 """Networks of a study up to which each has a sentence."""
+LEADING = ("distance_from_initialisation", "convergence")
 LIVE = ("weight_change", "distance_from_initialisation")
 SECTIONS = {
     "weight_change": "How much each layer changes",
@@ -65,19 +67,37 @@ def weight_probes(run: Run) -> tuple[Probe, ...]:
 def measured(run: Run) -> dict[str, xr.Dataset]:
     """What is known of a run by probe name; weight probes are measured where they are missing.
 
-    Live measurements are preferred to those from checkpoints, and default settings to others; of
-    several others the one that differs in the fewest settings is shown.
+    Live measurements are preferred to those from checkpoints unless they stop before the last
+    checkpoint, and default settings to others; of several others the one that differs in the
+    fewest settings is shown. The distance from initialisation is left out where it was not
+    measured live and there is no checkpoint 0.
     """
     found: dict[str, xr.Dataset] = {}
     for probe in weight_probes(run):
         name = next(n for n, cls in PROBES.items() if cls is type(probe))
-        live = probe.key in run.result_keys and name in LIVE
-        found[name] = run.results(probe.key) if live else measure(probe, run)
+        live = run.results(probe.key) if probe.key in run.result_keys and name in LIVE else None
+        startless = isinstance(probe, DistanceFromInitialisation) and 0 not in run.steps
+        if live is not None and (startless or _reaches_end(run, probe, live)):
+            found[name] = live
+        elif not startless:
+            found[name] = measure(probe, run)
     for name in PROBES.keys() - found.keys():
         own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
         if own:  # the default settings where they were measured
             found[name] = run.results(min(own, key=lambda key: (len(key), key)))
     return found
+
+
+def _reaches_end(run: Run, probe: Probe, live: xr.Dataset) -> bool:
+    """Whether what was measured live goes as far as the last checkpoint.
+
+    A probe that compares two moments ends with the last full interval of its schedule.
+    """
+    after = range(int(live["step"][-1]) + 1, run.steps[-1] + 1 if run.steps else 0)
+    if "previous" not in probe.needs:
+        return not after
+    schedule = parse(live.attrs["schedule"])
+    return not any(schedule(step) for step in after)
 
 
 def stacked(runs: Sequence[Run]) -> dict[str, xr.Dataset]:
@@ -118,14 +138,18 @@ def _labels(runs: Sequence[Run]) -> list[Any]:
 
 def layer_table(measurements: Mapping[str, xr.Dataset]) -> Table:
     """One row per layer: parameters, change, distance, convergence, directness."""
-    summary = layer_summary(measurements)
-    return Table(
-        summary,
-        key="layers",
-        title="Layers",
-        caption="One row per layer, shallowest first; ± is the 95% interval over seeds.",
-        columns=COLUMNS,
-    )
+    return _table(layer_summary(measurements))
+
+
+def _table(summary: xr.Dataset) -> Table:
+    """The table of a summary; notes only where a layer has one."""
+    columns = tuple(column for column in COLUMNS if column.name in summary)
+    caption = "One row per layer, shallowest first; ± is the 95% interval over seeds."
+    if "distance" in summary and (as_of := summary["distance"].attrs["as_of"]):
+        caption += f" Distances are {as_of}."
+    if summary["note"].values.any():
+        columns = (*columns, Column("note", bar=False))
+    return Table(summary, key="layers", title="Layers", caption=caption, columns=columns)
 
 
 def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figure]]:
@@ -180,9 +204,10 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
     """
     measurements = stacked(runs)
     figures = probe_figures(measurements)
-    summary = layer_summary(measurements)
-    lead, *rest = figures["distance_from_initialisation"]
-    figures["distance_from_initialisation"] = rest
+    planned = {run.manifest["total_steps"] for run in runs}
+    summary = layer_summary(measurements, planned.pop() if len(planned) == 1 else None)
+    leading = next(name for name in LEADING if figures.get(name))
+    lead, *figures[leading] = figures[leading]
     sections = [
         Section(heading, figures=tuple(figures[name]))
         for name, heading in SECTIONS.items()
@@ -195,12 +220,40 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
         subtitle=_subtitle(runs),
         facts=_facts(runs),
         findings=findings(summary, measurements),
-        table=layer_table(measurements),
+        table=_table(summary),
         lead=lead,
         sections=tuple(sections),
         provenance=_provenance(runs, command),
-        notices=tuple(f"{run.path.name}: {run.missing}." for run in runs if run.missing),
+        notices=(*(n for run in runs for n in _notices(run)), *_not_measured(measurements)),
     )
+
+
+def _notices(run: Run) -> Iterator[str]:
+    """What a reader must know of a run: that it stopped, lacks its start, or a probe failed."""
+    if run.missing:
+        yield f"{run.path.name}: {run.missing}."
+    if run.steps and (first := run.steps[0]):
+        yield f"{run.path.name}: no checkpoint at step 0: distances count from step {first}."
+    for key, failure in run.manifest["notes"].get("failed_probes", {}).items():
+        reason = str(failure["error"]).rstrip(".")
+        yield (
+            f"{run.path.name}: {key} failed at step {failure['step']} and was left out from then "
+            f"on: {reason}."
+        )
+
+
+def _not_measured(measurements: Mapping[str, xr.Dataset]) -> Iterator[str]:
+    """The layers that a probe has no value for, and why."""
+    for name, dataset in measurements.items():
+        if "missing" not in dataset.coords:
+            continue
+        layers: dict[str, list[str]] = {}
+        for layer, why in zip(dataset["layer"].values, dataset["missing"].values, strict=True):
+            layers.setdefault(str(why), []).append(str(layer))
+        layers.pop("", None)
+        if layers:
+            reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in layers.items())
+            yield f"{name} was not measured for {reasons}."
 
 
 def write_report(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,16 +16,21 @@ from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.isolation import unwrap
+from layerscope.isolation import named_modules, named_state, unwrap
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Probe
-from layerscope.probes.driver import assemble, check_needs, is_finite, store_batch
+from layerscope.probes.base import Probe
+from layerscope.probes.driver import is_finite, store_batch
 from layerscope.schedule import Schedule
 from layerscope.store import Run
 from layerscope.task import Task
-from layerscope.watching import Live, Previous, Watch, scalars
+from layerscope.watching import Live, LiveProbes, Watch, misfits, scalars, watch
 
 FLUSH_SECONDS = 30.0
+FSDP = "FullyShardedDataParallel"
+
+
+def _content(folder: Path) -> set[Path]:
+    return {folder, *folder.rglob("*")} if folder.is_dir() else set()
 
 
 class Recorder:
@@ -38,11 +45,15 @@ class Recorder:
                 optimizer.step()
                 recorder.step(loss=loss)
 
-    Call `step` after every ``optimizer.step()``. The trained weights are equal bit for bit with
-    and without it: random state, BatchNorm statistics, gradients, modes and hooks are left as
-    found, and measurements run on the eager module with the fixed batch, outside autocast. Under
-    DDP the first process records. On an exception what was measured is written and the run is
-    marked interrupted; a loss that is not finite raises `DivergedError` and marks it diverged.
+    Call `step` after every ``optimizer.step()``. Closing keeps the last weights and measures the
+    probes that were not yet measured there, except those that compare with the moment measured
+    before (`WeightChange`): a shorter last interval would be an outlier.
+
+    The trained weights are equal bit for bit with and without it: random state, BatchNorm
+    statistics, gradients, modes and hooks are left as found, and measurements run on the eager
+    module with the fixed batch, outside autocast. Under DDP the first process records; `run` of
+    another raises. On an exception what was measured is written and the run is marked interrupted;
+    a loss that is not finite raises `DivergedError` and marks it diverged.
 
     Args:
         model: The module that trains, also compiled or wrapped in DDP or Fabric.
@@ -59,6 +70,8 @@ class Recorder:
         metadata: For the manifest: ``config``, ``seed``, ``total_steps``, ``device``.
         resume: Continue the interrupted run in ``path`` instead of starting one; the caller
             restores model and optimiser and calls `load_state_dict`.
+        strict: Raise where a probe fails. By default it is logged as a warning, noted in the
+            manifest and left out from then on, and the training goes on.
 
     Raises:
         LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice; a
@@ -80,20 +93,21 @@ class Recorder:
         learning_rate: Callable[[int], float] | None = None,
         metadata: Mapping[str, Any] | None = None,
         resume: bool = False,
+        strict: bool = False,
     ) -> None:
         self.model = unwrap(model)
         self.path = Path(path)
         self._refuse_sharded()
         forward = task.forward if task is not None else None
         self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
+        self._refuse_misfits()
         self._given: dict[str, Any] = {"task": task, "batch": batch}
         self._given["model"] = self.model
-        self._learning_rate = learning_rate
         self._checkpoints = (checkpoints or schedules.epochs()).bind(steps_per_epoch)
         default = (measure or schedules.epochs()).bind(steps_per_epoch)
         self._loss_schedule = default
-        self._watches = self._watch(probes, default, steps_per_epoch)
-        self._previous = self._shared_previous()
+        watches = watch(probes, default, self.layers, self._given, steps_per_epoch)
+        self._probes = LiveProbes(watches, self.layers, self._given, learning_rate, strict)
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
@@ -110,43 +124,32 @@ class Recorder:
         self._last_checkpoint = -1
         self._flushed = time.monotonic()
         self.current_step = 0
-        self.run: Run | None = None
+        self._run: Run | None = None
 
     # Setting up
 
     def _refuse_sharded(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if type(parameter.data).__name__ in ("DTensor", "ShardedTensor"):
-                raise LayerscopeError(
-                    f"parameter {name!r} is sharded, which this version does not record.",
-                    "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
-                )
+        found = [
+            f"parameter {name!r} is sharded"
+            for name, tensor in named_state(self.model).items()
+            if type(tensor.data).__name__ in ("DTensor", "ShardedTensor")
+        ] + [
+            f"{f'module {name!r}' if name else 'the model'} is sharded by {FSDP}"
+            for name, module in named_modules(self.model)
+            if any(cls.__name__ == FSDP for cls in type(module).__mro__)
+        ]
+        if found:
+            raise LayerscopeError(
+                f"{found[0]}, which this version does not record.",
+                "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
+            )
 
-    def _watch(
-        self, probes: Sequence[Probe] | Mapping[Any, Schedule], default: Schedule, per: int | None
-    ) -> list[Watch]:
-        pairs = probes.items() if isinstance(probes, Mapping) else ((p, default) for p in probes)
-        watches: list[Watch] = []
-        for probe, schedule in pairs:
-            if not isinstance(probe, MomentProbe):
-                name = type(probe).__name__
-                raise LayerscopeError(
-                    f"{name} needs the finished run and cannot be recorded live.",
-                    f"Call measure({name}(...), run) afterwards.",
-                )
-            if any(watch.probe == probe for watch in watches):
-                raise LayerscopeError(f"{probe} is listed twice.", "List every probe once.")
-            check_needs(probe, self._given)
-            watches.append(Watch(probe, schedule.bind(per), probe.select(self.layers)))
-        return watches
-
-    def _shared_previous(self) -> dict[Schedule, Previous]:
-        names: dict[Schedule, dict[str, None]] = {}
-        for watch in self._watches:
-            if "previous" in watch.probe.needs:
-                wanted = names.setdefault(watch.schedule, {})
-                wanted.update(dict.fromkeys(watch.layers.parameter_names))
-        return {schedule: Previous(tuple(wanted)) for schedule, wanted in names.items()}
+    def _refuse_misfits(self) -> None:
+        for name, reason in misfits(self.layers, Live(self.model, self.layers.aliases)).items():
+            raise LayerscopeError(
+                f"layer {name!r} does not fit the model: {reason}.",
+                "Make the layers from this model: LayerMap.from_model(model, ...).",
+            )
 
     # The loop
 
@@ -154,22 +157,55 @@ class Recorder:
         if not self._active:
             return self
         if self._resume:
-            self.run = Run.open(self.path)
-            self.run.acquire()
-            self.run.manifest["notes"].pop("error", None)
-            self.run.note("running")
+            self._run = Run.open(self.path)
+            self._run.acquire()
+            notes = self._run.manifest["notes"]
+            notes.pop("error", None)
+            self._probes.failures = notes.get("failed_probes", {})
+            self._run.note("running")
             return self
-        self.run = Run.create(
+        before = _content(self.path)
+        self._run = Run.create(
             self.path, self.layers, steps_per_epoch=self._steps_per_epoch, **self._metadata
         )
         try:
             if (batch := self._given["batch"]) is not None:
-                store_batch(self.run, batch)
+                store_batch(self._run, batch)
             self._observe()
-        except BaseException as error:  # __exit__ is not called for what fails in here
-            self._fail(error)
+        except BaseException:  # __exit__ is not called for what fails in here
+            self._undo_start(before)
             raise
         return self
+
+    def _undo_start(self, before: set[Path]) -> None:
+        """Remove what the start wrote, so that the folder is as found and a retry is free."""
+        assert self._run is not None
+        with contextlib.suppress(LayerscopeError):  # a full disk takes no status; the lock is freed
+            self._run.finish("interrupted")
+        self._run = None
+        self._probes.forget()
+        self._initial = None
+        for path in sorted(_content(self.path) - before, reverse=True):  # children first
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    @property
+    def run(self) -> Run:
+        """The run that is recorded; it can be read while the training goes on.
+
+        Raises:
+            LayerscopeError: The recorder was not opened yet, or this process records nothing.
+        """
+        if self._run is not None:
+            return self._run
+        if not self._active:
+            raise LayerscopeError(
+                f"the process of rank {torch.distributed.get_rank()} does not record; rank 0 does.",
+                "Use the run on rank 0 only.",
+            )
+        raise self._not_open()
+
+    def _not_open(self) -> LayerscopeError:
+        return LayerscopeError("the recorder is not open.", "Use it in a with statement.")
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Say that the optimiser has taken a step.
@@ -179,12 +215,13 @@ class Recorder:
                 for being finite (on an accelerator only at measured moments, so as not to wait).
 
         Raises:
-            DivergedError: The loss, or something measured, is not finite.
+            DivergedError: The loss is not finite; or the weights, where a probe found out.
+            LayerscopeError: The recorder is not open, or a probe failed and it is strict.
         """
         if not self._active:
             return
-        if self.run is None:
-            raise LayerscopeError("the recorder is not open.", "Use it in a with statement.")
+        if self._run is None:
+            raise self._not_open()
         self.current_step += 1
         if loss is not None:
             self._add_loss(loss)
@@ -218,35 +255,25 @@ class Recorder:
     def _observe(self) -> None:
         """Measure and keep what this step's schedules ask for."""
         step = self.current_step
-        due = [watch for watch in self._watches if watch.schedule(step)]
-        keep = self._checkpoints(step)
+        due, keep = self._probes.due(step), self._checkpoints(step)
         if self._loss_count and self._loss_schedule(step):
             self._close_loss(step)
         if not due and not keep:
             return
         now = Live(self.model, self.layers.aliases)
-        for watch in due:
-            self._measure(watch, now)
-        for schedule, previous in self._previous.items():
-            if schedule(step):
-                previous.keep(now)
+        self._measure(due, now)
         if keep:
             self._keep(now)
 
-    def _measure(self, watch: Watch, now: Mapping[str, Tensor]) -> None:
-        previous = None
-        if "previous" in watch.probe.needs:
-            previous = self._previous[watch.schedule].weights
-            if previous is None:
-                return
-        initial = self._initial_weights(now) if "initial" in watch.probe.needs else None
-        step = self.current_step
-        rate = self._learning_rate(step) if self._learning_rate else None
-        # What is looked up while the model holds other weights would be these.
-        weights = dict(now) if "model" in watch.probe.needs else now
-        moment = Moment(step, weights, previous, initial, learning_rate=rate, **self._given)
-        with torch.no_grad():
-            watch.rows.append((step, watch.probe.measure(moment, watch.layers)))
+    def _measure(self, due: Sequence[Watch], now: Live) -> None:
+        initial = partial(self._initial_weights, now)
+        self._probes.measure(due, self.current_step, now, initial)
+        self._note_failures()
+
+    def _note_failures(self) -> None:
+        failures = self._probes.failures
+        if failures != self.run.manifest["notes"].get("failed_probes", {}):
+            self.run.note(failed_probes=failures)
 
     def _initial_weights(self, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self._initial is None:
@@ -254,13 +281,11 @@ class Recorder:
             if self.current_step == 0:
                 self._initial = {name: now[name].clone() for name in names}
             else:
-                assert self.run is not None
                 stored = self.run.checkpoint(0)
                 self._initial = {name: stored[name].to(now[name].device) for name in names}
         return self._initial
 
     def _keep(self, now: Live) -> None:
-        assert self.run is not None
         self.run.write_checkpoint(self.current_step, now.state)
         self._last_checkpoint = self.current_step
 
@@ -275,14 +300,11 @@ class Recorder:
 
     def flush(self) -> None:
         """Write everything measured so far."""
-        if self.run is None:
+        if self._run is None:
             return
-        for watch in self._watches:
-            if watch.rows:
-                dataset = assemble(watch.probe, watch.layers, watch.rows, self._steps_per_epoch)
-                dataset.attrs["schedule"] = str(watch.schedule)
-                self.run.append_results(watch.probe.key, dataset)
-                watch.rows = []
+        for key, dataset in self._probes.datasets(self._steps_per_epoch):
+            self.run.append_results(key, dataset)
+        self._note_failures()
         if self._loss_rows:
             rows = [(step, {"loss": value}) for step, value in self._loss_rows]
             self.run.append_results("training", scalars(rows, self._steps_per_epoch))
@@ -298,7 +320,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.run is None:
+        if self._run is None:
             return
         if error is not None:
             self._fail(error)
@@ -306,8 +328,10 @@ class Recorder:
         try:
             if self._loss_count:
                 self._close_loss(self.current_step)
+            now = Live(self.model, self.layers.aliases)
             if self._last_checkpoint != self.current_step:
-                self._keep(Live(self.model, self.layers.aliases))
+                self._keep(now)
+            self._measure(self._probes.left(self.current_step), now)
             self.flush()
         except BaseException as late:
             self._fail(late)
@@ -316,11 +340,11 @@ class Recorder:
 
     def _fail(self, error: BaseException) -> None:
         """Keep what is sound and close the run as diverged or interrupted."""
-        assert self.run is not None
         diverged = isinstance(error, DivergedError)
         notes = {"diverged_at": self.current_step} if diverged else {}
         try:
-            self._flush_after_failure()
+            self._probes.drop_unsound(self._steps_per_epoch)
+            self.flush()
         finally:
             self.run.finish(
                 "diverged" if diverged else "interrupted",
@@ -328,21 +352,11 @@ class Recorder:
                 **notes,
             )
 
-    def _flush_after_failure(self) -> None:
-        """Write what is finite; rows from the first that is not are dropped."""
-        for watch in self._watches:
-            finite = [
-                all(not bool(v.isnan().any()) for v in values.values()) for _, values in watch.rows
-            ]
-            kept = finite.index(False) if False in finite else len(finite)
-            watch.rows = watch.rows[:kept]
-        self.flush()
-
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed recorder needs beyond the checkpoints: call after `flush`."""
-        previous = [p.weights for p in self._previous.values()]
+        previous = [p.weights for p in self._probes.previous.values()]
         return {
             "step": self.current_step,
             "loss_sum": float(self._loss_sum),
@@ -357,12 +371,13 @@ class Recorder:
             LayerscopeError: This recorder has other probes or schedules.
         """
         kept = [set(weights or ()) for weights in state["previous"]]
-        if kept != [set(previous.names) for previous in self._previous.values()]:
+        if kept != [set(previous.names) for previous in self._probes.previous.values()]:
             raise LayerscopeError(
                 f"{self.path} was recorded with other probes.",
                 "Resume with the same probes and schedules; measure others afterwards.",
             )
         self.current_step = state["step"]
         self._loss_sum, self._loss_count = state["loss_sum"], state["loss_count"]
-        for previous, weights in zip(self._previous.values(), state["previous"], strict=True):
+        pairs = zip(self._probes.previous.values(), state["previous"], strict=True)
+        for previous, weights in pairs:
             previous.weights = weights

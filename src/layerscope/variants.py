@@ -13,33 +13,19 @@ do what the model does, the plain loop runs here, too, and the log says why.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from layerscope.curvature import Differentiable, gradients
 from layerscope.errors import LayerscopeError
-from layerscope.graph import Graph, Nested, traced
-from layerscope.isolation import (
-    differentiable,
-    every_tensor,
-    holding,
-    isolated,
-    other_tensors,
-    preserved,
-    seed_all,
-    unwrap,
-    without_aliases,
-)
+from layerscope.graph import Graph
+from layerscope.isolation import isolated, other_tensors, unwrap
+from layerscope.sharing import base_weights, check_names, run_plainly, trusted
 from layerscope.task import Task, examples, rows
-
-_log = logging.getLogger(__name__)
+from layerscope.tracing import traced
 
 Weights = Mapping[str, Tensor]
 Advance = Callable[[int, int], None]
@@ -112,12 +98,12 @@ def evaluate_variants(
             not run on them.
     """
     model = unwrap(model)
-    base = _base(model, weights)
+    base = base_weights(model, weights)
     if budget < 1:
         raise LayerscopeError(f"the budget is {budget} bytes.", "Give at least one.")
     groups: dict[frozenset[str], list[int]] = {}
     for index, variant in enumerate(variants):
-        _check(index, variant, base)
+        check_names(index, variant, base)
         groups.setdefault(frozenset(variant), []).append(index)
     found: list[tuple[Tensor, Tensor | None]] = []
     with isolated(model, weights=base), torch.no_grad():
@@ -131,194 +117,6 @@ def evaluate_variants(
     losses = torch.cat([losses for losses, _ in found], 1)
     right = [correct for _, correct in found if correct is not None]
     return Evaluation(losses, torch.cat(right, 1) if right else None)
-
-
-def _base(model: nn.Module, weights: Weights | None) -> dict[str, Tensor]:
-    """Every tensor that can be replaced: the given ones, else the model's own."""
-    state = every_tensor(model) | without_aliases(model, weights or {})
-    return {name: tensor.detach() for name, tensor in state.items()}
-
-
-@contextlib.contextmanager
-def shared_loss(
-    model: nn.Module,
-    groups: Sequence[Collection[str]],
-    batch: Any,
-    task: Task,
-    *,
-    weights: Weights | None = None,
-) -> Iterator[Differentiable]:
-    """The mean loss of one batch as a differentiable function of a few of a model's tensors.
-
-    ::
-
-        with shared_loss(model, groups, batch, task) as loss:
-            value, leaves = loss({"layer1.weight": tensor})
-            torch.autograd.grad(value, leaves)
-
-    The model is traced and evaluated once; a call computes, forward and backward, only what
-    depends on the tensors it is given. A model that cannot be traced, or whose derivatives are not
-    those of its operators (a straight-through estimator, a part under ``no_grad``), runs whole.
-
-    Args:
-        model: Any module, in eval mode inside the context.
-        groups: The sets of names that calls will give.
-        batch: The batch.
-        task: What it means.
-        weights: Parameters and buffers of the base; the model's own by default.
-
-    Yields:
-        A function from tensors by name, exactly those of one group, to a scalar and the tensors,
-        in the order given, with respect to which it can be differentiated, more than once, until
-        the next call and inside the context.
-
-    Raises:
-        LayerscopeError: A name is not the model's, or the model does not run on the batch.
-    """
-    model = unwrap(model)
-    base = _base(model, weights)
-    chosen = [frozenset(group) for group in groups]
-    for index, group in enumerate(chosen):
-        _check(index, {name: base.get(name, torch.empty(0)) for name in group}, base)
-    with isolated(model, weights=base):
-        with torch.no_grad():
-            graph = traced(model, task, base, batch)
-        if graph is None or not _smooth(graph, model, chosen, batch, task, base):
-            yield _PlainLoss(model, batch, task, base)
-            return
-        with torch.no_grad():
-            kept = graph.run_base(base, batch, chosen)
-        yield _GraphLoss(graph, kept, batch, task)
-
-
-def _run(model: nn.Module, task: Task, batch: Any) -> Any:
-    """Outputs of a plain call, which begins with the same random state as any other."""
-    seed_all(0)
-    with preserved(model):
-        try:
-            return task.forward(model, batch)
-        except LayerscopeError:
-            raise
-        except Exception as error:  # of the model's own code
-            raise LayerscopeError(
-                f"{type(model).__name__} does not run on a batch of these data: {error}",
-                "Pass data of the shape, type and device that the model takes, and their task.",
-            ) from error
-
-
-def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], factor: float = 1.0) -> bool:
-    """Whether tensors are equal but for rounding, relative to the largest entry of each."""
-    if len(found) != len(expected):
-        return False
-    for a, b in zip(found, expected, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if not (a.is_floating_point() or a.is_complex()):
-            if not torch.equal(a, b):
-                return False
-            continue
-        bound = factor * torch.finfo(a.dtype).eps ** 0.5
-        size = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0
-        if not torch.allclose(a, b, rtol=bound, atol=bound * size, equal_nan=True):
-            return False
-    return True
-
-
-def _trust(graph: Graph, model: nn.Module, task: Task, base: Weights, batch: Any) -> bool:
-    """Whether a graph gives the model's outputs; asked once, on real data."""
-    if graph.trusted is None:
-        expected = Nested.of(outputs := _run(model, task, batch)).tensors(outputs)
-        why = "its traced operators do not give its outputs"
-        try:
-            found = Nested.of(outputs := graph.base_outputs(base, batch)).tensors(outputs)
-        except RuntimeError as error:  # an operator that only the model itself can run
-            found, why = [], str(error).splitlines()[0]
-        graph.trusted = _agree(found, expected)
-        if not graph.trusted:
-            _log.warning("%s is evaluated by plain calls: %s", type(model).__name__, why)
-    return graph.trusted
-
-
-def _smooth(
-    graph: Graph,
-    model: nn.Module,
-    groups: Sequence[frozenset[str]],
-    batch: Any,
-    task: Task,
-    base: Weights,
-) -> bool:
-    """Whether a graph has the model's derivatives for all groups; asked once for each tensor."""
-    with torch.no_grad():
-        if not _trust(graph, model, task, base, batch):
-            return False
-    names = frozenset[str]().union(*groups)
-    if names <= graph.smooth:
-        return True
-    own = {name: base[name] for name in sorted(names)}
-    plain, leaves = _PlainLoss(model, batch, task, base)(own)
-    expected = gradients(plain, leaves)
-    with torch.no_grad():
-        kept = graph.run_base(base, batch, [names])
-    why = "its derivatives are not those of its operators"
-    try:
-        value, leaves = _GraphLoss(graph, kept, batch, task)(own)
-        found = gradients(value, leaves)
-    except RuntimeError as error:  # an operator without a derivative of its own
-        found, why = (), str(error).splitlines()[0]
-    if _agree(found, expected, factor=10.0):
-        graph.smooth |= names
-        return True
-    _log.warning("%s is differentiated by plain calls: %s", type(model).__name__, why)
-    return False
-
-
-@dataclass(frozen=True)
-class _GraphLoss:
-    graph: Graph
-    kept: Any
-    batch: Any
-    task: Task
-
-    def __call__(self, given: Weights) -> tuple[Tensor, list[Tensor]]:
-        with torch.enable_grad():
-            leaves = {name: tensor.detach().clone() for name, tensor in given.items()}
-            for tensor in leaves.values():
-                tensor.requires_grad_(differentiable(tensor))
-            (outputs,) = self.graph.run_variants(self.kept, frozenset(given), [leaves])
-            return self.task.loss(outputs, self.batch), list(leaves.values())
-
-
-class _PlainLoss:
-    """The same by a call of the whole model, its parameters holding what is given."""
-
-    def __init__(self, model: nn.Module, batch: Any, task: Task, base: Weights) -> None:
-        self.model = model
-        self.batch = batch
-        self.task = task
-        self.base = base
-        self._held: list[str] = []
-
-    def __call__(self, given: Weights) -> tuple[Tensor, list[Tensor]]:
-        holding(self.model, {name: self.base[name] for name in self._held if name not in given})
-        leaves, self._held = holding(self.model, given), list(given)
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others have one derivative only
-            outputs = _run(self.model, self.task, self.batch)
-            return self.task.loss(outputs, self.batch), leaves
-
-
-def _check(index: int, variant: Weights, base: Weights) -> None:
-    for name, tensor in variant.items():
-        if name not in base:
-            raise LayerscopeError(
-                f"variant {index} replaces {name!r}, which the model does not have.",
-                "Use names of model.state_dict(); of tied tensors the first.",
-            )
-        if tensor.shape != base[name].shape:
-            raise LayerscopeError(
-                f"variant {index} gives {name!r} the shape {tuple(tensor.shape)}; "
-                f"the model has {tuple(base[name].shape)}.",
-                "Give every tensor the model's shape.",
-            )
 
 
 class _Engine:
@@ -370,12 +168,12 @@ class _Engine:
         judged = []
         for variant in self.variants:
             with other_tensors(self.model, variant):
-                judged.append(self._judge(_run(self.model, self.task, batch), batch))
+                judged.append(self._judge(run_plainly(self.model, self.task, batch), batch))
         return judged
 
     def _together(self, batch: Any) -> list[Judged] | None:
         graph = self.graph(batch)
-        if graph is None or not _trust(graph, self.model, self.task, self.base, batch):
+        if graph is None or not trusted(graph, self.model, self.task, self.base, batch):
             return None
         judged: dict[int, Judged] = {}
         kept = graph.run_base(self.base, batch, list(self.groups))

@@ -76,3 +76,23 @@ def test_keys_and_figures(run):
     for probe in (Convergence(intervals=((0, 1), (0, 3))), PathAndProgress()):
         keys = [figure.key for figure in probe.figures(measure(probe, run))]
         assert len(set(keys)) == len(keys) == 3
+
+
+@pytest.mark.parametrize("probe", [Convergence(), PathAndProgress()])
+def test_the_result_says_which_step_it_counts_from(run, probe):
+    assert measure(probe, run).attrs["initial_step"] == 0
+    assert measure(probe, run, steps=[4, 6]).attrs["initial_step"] == 4
+    (run.path / "checkpoints" / "000000000.safetensors").unlink()
+    for _ in range(2):  # measured, then read back
+        assert measure(probe, run).attrs["initial_step"] == 2
+
+
+@pytest.mark.parametrize("probe", [Convergence(), PathAndProgress()])
+def test_without_checkpoint_0_the_first_there_is_is_the_start(run, layers, probe):
+    (run.path / "checkpoints" / "000000000.safetensors").unlink()
+    found = measure(probe, run)
+    if isinstance(probe, Convergence):
+        expected = convergence.curve(convergence.distance_to_final(layers[1:]).tolist())
+        np.testing.assert_allclose(found["curve"], expected, rtol=1e-5)
+    else:
+        np.testing.assert_allclose(found["path"], convergence.path(layers[1:]), rtol=1e-5)

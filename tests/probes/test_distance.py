@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tests.reference import change as reference
 
+from layerscope.errors import LayerscopeError
 from layerscope.probes import DistanceFromInitialisation, measure
 
 PROBE = DistanceFromInitialisation()
@@ -22,6 +24,12 @@ def test_nothing_has_moved_at_the_start(run):
     assert all(not found[name].values.any() for name in PROBE.variables)
 
 
+def test_without_the_initialisation_the_remedy_is_named(run):
+    (run.path / "checkpoints" / "000000000.safetensors").unlink()
+    with pytest.raises(LayerscopeError, match=r"at step 0, .*\n.*from_checkpoints.*{0:"):
+        measure(PROBE, run)
+
+
 def test_key_units_and_figures(run):
     found = measure(PROBE, run)
     assert (PROBE.key, PROBE.slug) == (
@@ -30,3 +38,14 @@ def test_key_units_and_figures(run):
     )
     assert [found[n].attrs["units"] for n in PROBE.variables] == ["weight", "weight", "1"]
     assert len({figure.key for figure in PROBE.figures(found)}) == 2
+
+
+def test_layers_that_start_at_zero_are_left_out_of_the_relative_figure(run):
+    found = measure(PROBE, run)
+    found["relative_distance"][1:, 3] = np.inf
+    relative, rms = PROBE.figures(found)
+    assert relative.data["layer"].values.tolist() == ["0", "1", "4", "9"]
+    assert relative.caption.endswith(" Without layers that started at zero: 5.")
+    assert rms.data["layer"].values.tolist() == ["0", "1", "4", "5", "9"]
+    plain, _ = PROBE.figures(measure(PROBE, run, recompute=True))
+    assert plain.caption.endswith("over their norm.")

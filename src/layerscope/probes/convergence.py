@@ -77,6 +77,8 @@ class Convergence(TrajectoryProbe):
       interpolated between checkpoints.
 
     Since :math:`\theta^*` is where this run ended, a run that was cut short has other rates.
+    :math:`\theta^0` is the first checkpoint measured: the attribute ``initial_step`` of the result
+    is its step, 0 unless the initialisation is missing or left out.
     Source: Definition 2.1 of "Which Layer is Learning Faster?".
 
     Attributes:
@@ -91,6 +93,7 @@ class Convergence(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = "Which layer is learning faster?, Definition 2.1"
     summary: ClassVar[str] = "approach to the final weights: curves, rates and half times"
+    revision: ClassVar[int] = 2
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -142,7 +145,7 @@ class Convergence(TrajectoryProbe):
                 "interval",
             )
             coordinates["interval"] = [f"{a:g}-{b:g}" for a, b in self.intervals]
-        return xr.Dataset(variables, coords=coordinates)
+        return xr.Dataset(variables, coordinates, {"initial_step": context.steps[0]})
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Convergence curves and, where there are intervals, the rates."""
@@ -179,7 +182,8 @@ class PathAndProgress(TrajectoryProbe):
     * ``directness``: progress over path, unitless, at most 1.
 
     The path is that between checkpoints: with fewer of them it is shorter and looks straighter,
-    so compare layers of one run, or runs with one checkpoint schedule. Relative weight change
+    so compare layers of one run, or runs with one checkpoint schedule. Both begin at the first
+    checkpoint measured, whose step is the attribute ``initial_step``. Relative weight change
     measures path, layer convergence progress; Definition 2.1 of "Which Layer is Learning
     Faster?" gives the second.
     """
@@ -187,6 +191,7 @@ class PathAndProgress(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = "path and progress, after Which layer is learning faster?, Def. 2.1"
     summary: ClassVar[str] = "path walked, net progress and their ratio, directness"
+    revision: ClassVar[int] = 2
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -213,6 +218,7 @@ class PathAndProgress(TrajectoryProbe):
             },
             coords=layer_coordinates(layers)
             | step_coordinates(context.steps, context.run.steps_per_epoch),
+            attrs={"initial_step": context.steps[0]},
         )
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.discovery import preview
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_distances, layer_norms
 from layerscope.layers import LayerMap
@@ -62,15 +64,21 @@ class DistanceFromInitialisation(MomentProbe):
         }
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """Relative and RMS distance over time."""
+        """Relative and RMS distance over time; the first without layers that start at zero."""
         relative, x = over_time(dataset["relative_distance"])
+        unbounded = (relative == np.inf).any([dim for dim in relative.dims if dim != "layer"])
+        names = [str(name) for name in relative["layer"].values[unbounded.values]]
+        note = ""
+        if 0 < len(names) < relative.sizes["layer"]:
+            relative = relative.isel(layer=np.flatnonzero(~unbounded))
+            note = f" Without layers that started at zero: {preview(names, 6)}."
         rms, _ = over_time(dataset["rms_distance"])
         return [
             Lines(
                 relative,
                 key=f"{self.slug}-relative",
                 title="Distance from initialisation, relative",
-                caption="L2 distance of a layer from its initial weights over their norm.",
+                caption=f"L2 distance of a layer from its initial weights over their norm.{note}",
                 x=x,
             ),
             Lines(

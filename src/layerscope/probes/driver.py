@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,41 +58,43 @@ def assemble(
     layers: LayerMap,
     rows: Sequence[Row],
     steps_per_epoch: int | None,
-    missing: Mapping[str, str] | None = None,
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> xr.Dataset:
     """Rows of one probe as a dataset over ``step`` and ``layer``; one transfer per variable.
 
     Args:
-        probe: The probe.
-        layers: What it selects.
-        rows: Steps and what was measured there.
+        probe: What measured the rows.
+        layers: The layers it measured.
+        rows: Step and values, ascending.
         steps_per_epoch: Optimiser steps per epoch, where known.
-        missing: Why layers have no value, by name; becomes the coordinate ``missing``.
+        missing: Why a layer has no value, by name: NaN is no error there. Kept as the coordinate
+            ``missing`` along ``layer``, empty where a layer was measured.
 
     Raises:
         DivergedError: A value of another layer is not a number: weights or gradients were not
             finite.
     """
-    missing = missing or {}
     steps = [step for step, _ in rows]
     coordinates = layer_coordinates(layers) | step_coordinates(steps, steps_per_epoch)
+    coordinates["missing"] = ("layer", [missing.get(name, "") for name in layers.names])
     dataset = xr.Dataset(coords=coordinates, attrs=_attributes(probe))
+    measured = [name not in missing for name in layers.names]
     for name, variable in probe.variables.items():
         values = torch.stack([values[name] for _, values in rows]).cpu().numpy()
-        bad = [at for at in np.argwhere(np.isnan(values)) if layers.names[at[1]] not in missing]
-        if bad:
+        if bad := np.argwhere(np.isnan(values[:, measured])).tolist():
+            layer = np.flatnonzero(measured)[bad[0][1]]
             raise DivergedError(
-                f"{name} of layer {layers.names[bad[0][1]]!r} is not a number at step "
+                f"{name} of layer {layers.names[layer]!r} is not a number at step "
                 f"{steps[bad[0][0]]}: its weights or gradients are not finite.",
                 "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
             )
         dataset[name] = (("step", *variable.dims), values, variable.attributes(probe.source))
-    return with_reasons(dataset, missing)
+    return dataset
 
 
 def with_reasons(dataset: xr.Dataset, missing: Mapping[str, str]) -> xr.Dataset:
-    """The dataset, with a coordinate ``missing`` along ``layer`` where a layer has no value."""
-    if not missing:
+    """The dataset, with why a layer has no value as the coordinate ``missing`` along ``layer``."""
+    if "layer" not in dataset.dims:
         return dataset
     reasons = [missing.get(str(name), "") for name in dataset["layer"].values]
     return dataset.assign_coords(missing=("layer", reasons))
@@ -231,7 +234,7 @@ def _moments(
     """Measure every checkpoint, holding at most three sets of weights."""
     device = device_of(given["model"])
     names = layers.parameter_names
-    initial = _read(run.checkpoint(0, device), names) if "initial" in probe.needs else None
+    initial = _initial(run, device, names) if "initial" in probe.needs else None
     rate_at = _rate_at(run)
     previous, rows = None, []
     for done, step in enumerate(steps, 1):
@@ -252,6 +255,16 @@ def _moments(
             "Record more checkpoints.",
         )
     return rows
+
+
+def _initial(run: Run, device: torch.device, names: Iterable[str]) -> dict[str, Tensor]:
+    if 0 not in run.steps:
+        raise LayerscopeError(
+            f"{run.path} has no checkpoint at step 0, from which distances count.",
+            "Make the run with it, Run.from_checkpoints(path, {0: ..., ...}, model), or measure "
+            "PathAndProgress, which counts from the first checkpoint there is.",
+        )
+    return _read(run.checkpoint(0, device), names)
 
 
 def _rate_at(run: Run) -> Callable[[int], float] | None:

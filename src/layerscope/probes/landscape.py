@@ -19,7 +19,8 @@ from layerscope.functional.norms import layer_norms, owners
 from layerscope.isolation import device_of, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
-from layerscope.variants import evaluate_variants, shared_loss
+from layerscope.sharing import shared_loss
+from layerscope.variants import evaluate_variants
 
 Direction = Mapping[str, Tensor]
 SHARPNESS = {

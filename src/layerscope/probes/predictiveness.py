@@ -19,8 +19,8 @@ from layerscope.isolation import every_tensor
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 from layerscope.probes.gradient import batch_gradients, without_derivatives
+from layerscope.sharing import shared_loss
 from layerscope.task import examples, rows
-from layerscope.variants import shared_loss
 
 TITLES = {"data": "other data", "parameters": "an update of the other layers"}
 
