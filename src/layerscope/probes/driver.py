@@ -18,6 +18,7 @@ from layerscope.checkpoints import Tensors
 from layerscope.config import from_dict
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.fixed_batch import flatten, stored_batch
 from layerscope.layers import LayerMap
 from layerscope.optimisation import learning_rate
 from layerscope.probes.base import (
@@ -102,7 +103,7 @@ def _digest(batch: Any) -> str:
     """Equal for equal batches; never equal for one of a type that is not known."""
     digest = hashlib.sha256()
     try:
-        for name, tensor in _flatten(batch).items():
+        for name, tensor in flatten(batch).items():
             values = tensor.detach().cpu().contiguous().flatten()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(values.view(torch.uint8).numpy().tobytes())
@@ -256,53 +257,6 @@ def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
 def _device(model: nn.Module | None) -> torch.device:
     parameters = iter(()) if model is None else model.parameters()
     return next((p.device for p in parameters), torch.device("cpu"))
-
-
-# The fixed batch of a run
-
-
-def _flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
-    if isinstance(batch, Tensor):
-        return {path or "/": batch}
-    if isinstance(batch, str):  # iterable for ever
-        raise TypeError(batch)
-    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-    return {k: v for key, part in items for k, v in _flatten(part, f"{path}/{key}").items()}
-
-
-def store_batch(run: Run, batch: Any) -> None:
-    """Keep the fixed batch with the run, so that probes measure the same one later.
-
-    Raises:
-        LayerscopeError: The batch is no tensor, tuple, list or dict of these.
-    """
-    from layerscope.checkpoints import write_tensors
-
-    try:
-        tensors = _flatten(batch)
-    except (AttributeError, TypeError) as error:
-        raise LayerscopeError(
-            f"a batch of type {type(batch).__name__} cannot be stored.",
-            "Pass tensors in tuples, lists or dicts.",
-        ) from error
-    kind = "dict" if isinstance(batch, Mapping) else "tuple"
-    write_tensors(run.path / "batch.safetensors", tensors, {"kind": kind})
-
-
-def stored_batch(run: Run) -> Any:
-    """The fixed batch that was stored with a run; None if there is none."""
-    path = run.path / "batch.safetensors"
-    if not path.exists():
-        return None
-    file = Tensors(path)
-    tensors = dict(file)
-    if list(tensors) == ["/"]:
-        return tensors["/"]
-    if any(name.count("/") > 1 for name in tensors):
-        raise LayerscopeError(f"{path} holds a nested batch.", "Pass batch=... to measure.")
-    if file.metadata.get("kind") == "dict":
-        return {name[1:]: tensor for name, tensor in tensors.items()}
-    return tuple(tensors[f"/{i}"] for i in range(len(tensors)))
 
 
 def is_finite(value: float | Tensor) -> bool:
