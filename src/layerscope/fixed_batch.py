@@ -42,20 +42,27 @@ def store_batch(run: Run, batch: Any) -> None:
             "Pass tensors in tuples, lists or dicts.",
         ) from error
     kind = "dict" if isinstance(batch, Mapping) else "tuple"
-    write_tensors(run.path / FILE, tensors, {"kind": kind})
+    write_tensors(run.path / FILE, tensors, {"kind": kind, **run.mark})
 
 
 def stored_batch(run: Run) -> Any:
-    """The fixed batch that was stored with a run; None if there is none."""
+    """The fixed batch that was stored with a run; None if there is none.
+
+    Raises:
+        LayerscopeError: The file is damaged, is none of this run's, or holds a nested batch.
+    """
     path = run.path / FILE
     if not path.exists():
         return None
     file = Tensors(path)
-    tensors = dict(file)
+    run.check_mark(file)
+    tensors, kind = dict(file), file.metadata.get("kind")
     if list(tensors) == ["/"]:
         return tensors["/"]
     if any(name.count("/") > 1 for name in tensors):
         raise LayerscopeError(f"{path} holds a nested batch.", "Pass batch=... to measure.")
-    if file.metadata.get("kind") == "dict":
-        return {name[1:]: tensor for name, tensor in tensors.items()}
+    if kind == "dict":
+        return {name.removeprefix("/"): tensor for name, tensor in tensors.items()}
+    if kind != "tuple" or {*tensors} != {f"/{i}" for i in range(len(tensors))}:
+        raise LayerscopeError(f"{path} holds no batch.", "Pass batch=... to measure.")
     return tuple(tensors[f"/{i}"] for i in range(len(tensors)))

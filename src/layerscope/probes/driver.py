@@ -15,7 +15,6 @@ import xarray as xr
 from torch import Tensor, nn
 
 from layerscope.checkpoints import Tensors
-from layerscope.config import from_dict
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.fixed_batch import flatten, stored_batch
@@ -244,10 +243,10 @@ def _moments(
 
 def _rate_at(run: Run) -> Callable[[int], float] | None:
     """Learning rate of the step after a moment, where the run was trained from a configuration."""
-    stored, per_epoch = run.manifest["config"], run.steps_per_epoch
+    stored, per_epoch = run.config, run.steps_per_epoch
     if stored is None or per_epoch is None:
         return None
-    return partial(learning_rate, from_dict(stored), steps_per_epoch=per_epoch)
+    return partial(learning_rate, stored, steps_per_epoch=per_epoch)
 
 
 def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
