@@ -16,7 +16,6 @@ is free was interrupted.
 from __future__ import annotations
 
 import contextlib
-import operator
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -43,8 +42,8 @@ from layerscope.manifest import (
     write_manifest,
 )
 from layerscope.results import compact, read_parts, write_dataset, write_part
-from layerscope.sources.fitting import fit, load
-from layerscope.sources.state_dicts import StateDict, open_state_dict
+from layerscope.sources.fitting import by_step, load, places
+from layerscope.sources.state_dicts import StateDict
 
 
 class Run:
@@ -156,19 +155,16 @@ class Run:
                 damaged, or does not fit the model.
         """
         path = Path(path)
-        sources = {_step(step): source for step, source in checkpoints.items()}
-        if not sources:
-            raise LayerscopeError("there are no checkpoints.", "Pass at least one: {0: state}.")
+        sources = by_step(checkpoints)
         layers = layers or LayerMap.from_model(model, None)
         for step, source in sources.items():
-            fit(open_state_dict(source), model, _called(step, source))
+            places(step, source, model)
         existed = path.exists()
         run = cls.create(path, layers, steps_per_epoch=steps_per_epoch)
         try:
             for step, source in sources.items():
-                state = open_state_dict(source)
-                places = fit(state, model, _called(step, source))
-                run.write_checkpoint(step, {name: state[place] for name, place in places.items()})
+                state, stored = places(step, source, model)
+                run.write_checkpoint(step, {own: state[name] for own, name in stored.items()})
             run.finish("complete")
         except BaseException:
             run._discard(whole=not existed)
@@ -320,7 +316,7 @@ class Run:
         """Steps of all checkpoints, ascending; 0 is the initialisation."""
         folder = self.path / "checkpoints"
         stems = (path.stem for path in folder.glob("[!.]*.safetensors"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        return sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):09d}")
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -424,25 +420,6 @@ class Run:
     def replace_results(self, key: str, dataset: xr.Dataset) -> None:
         """Put a whole measurement in the place of what was there."""
         write_dataset(self.path / "results" / key / "all.nc", dataset, self._belongs(key))
-
-
-def _step(step: Any) -> int:
-    """A step of a checkpoint as an integer from 0 on."""
-    try:
-        number = -1 if isinstance(step, bool) else operator.index(step)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise LayerscopeError(
-            f"the step {step!r} is no integer from 0 on.", "Use optimiser steps as keys: {0: ...}."
-        )
-    return number
-
-
-def _called(step: int, source: StateDict | str | Path) -> str:
-    """What to call a checkpoint in messages."""
-    file = "" if isinstance(source, Mapping) else f", {source},"
-    return f"the checkpoint of step {step}{file}"
 
 
 def _some(steps: list[int]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +14,45 @@ from layerscope.checkpoints import Tensors
 from layerscope.discovery import LAZY
 from layerscope.errors import LayerscopeError
 from layerscope.isolation import named_state
-from layerscope.sources.state_dicts import StateDict, is_extra
+from layerscope.sources.state_dicts import StateDict, is_extra, open_state_dict
 
 COMPILED = "_orig_mod."
 PARALLEL = "module."
+Source = StateDict | str | Path
+
+
+def by_step(checkpoints: Mapping[Any, Source]) -> dict[int, Source]:
+    """Checkpoints with their steps as plain integers.
+
+    Raises:
+        LayerscopeError: There is none, or a step is no integer from 0 on.
+    """
+    found: dict[int, Source] = {}
+    for step, source in checkpoints.items():
+        try:
+            number = -1 if isinstance(step, bool) else operator.index(step)
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise LayerscopeError(
+                f"the step {step!r} is no integer from 0 on.",
+                "Use the number of optimiser steps as key: {0: ...}.",
+            )
+        found[number] = source
+    if not found:
+        raise LayerscopeError("there are no checkpoints.", "Pass at least one: {0: state}.")
+    return found
+
+
+def places(step: int, source: Source, model: nn.Module) -> tuple[StateDict, dict[str, str]]:
+    """One checkpoint, its tensors not yet read where they are in a file, and what `fit` says.
+
+    Raises:
+        LayerscopeError: It is missing or damaged, or does not fit the model.
+    """
+    state = open_state_dict(source)
+    file = "" if isinstance(source, Mapping) else f", {source},"
+    return state, fit(state, model, f"the checkpoint of step {step}{file}")
 
 
 def fit(state: StateDict, model: nn.Module, what: str) -> dict[str, str]:
