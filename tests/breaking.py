@@ -53,12 +53,16 @@ IRREGULAR: dict[str, Callable[[Path], object]] = {
 """Things in the place of a file that must not be read; each makes one."""
 
 
+class Hang(BaseException):
+    """Something took too long; no handler of exceptions takes it for an error of its own."""
+
+
 @contextlib.contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
     """A guard against hanging: what takes longer is ended by an exception."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"longer than {seconds} s")
+        raise Hang(f"longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -172,7 +172,7 @@ def check_mark(tensors: Tensors, expected: Mapping[str, str]) -> None:
         if (found := tensors.metadata.get(name, value)) != value:
             raise LayerscopeError(
                 f"{tensors.path} is that of {name} {found}, not of {name} {value}.",
-                "Put this run's own file in its place.",
+                "Put this run's own file, or its own run.json, in its place.",
             )
 
 

@@ -116,7 +116,7 @@ def check_manifest(values: Any, where: object) -> None:
     check_fields(values, Manifest, where)
     config = values["config"]
     if config is not None and config.get("type") == "RunConfig":
-        check_fields(config, Configuration, where, "config/")
+        check_fields(config, Configuration, where, "config")
 
 
 def check_new(values: Mapping[str, Any], folder: Path) -> None:
@@ -146,7 +146,7 @@ def check_fields(values: Any, kind: Any, where: object, prefix: str = "") -> Non
         msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
-        place = (prefix + place.rstrip("`").replace(".", "/")).replace("//", "/").strip("/")
+        place = (prefix + place.rstrip("`")).strip(".")
         at = f"{place}: " if place else ""
         raise LayerscopeError(f"{where} is not valid: {at}{reason}.", RESTORE) from error
 

@@ -23,6 +23,7 @@ SEAL = b"\nlayerscope "
 VARIABLES = "variables"
 """Attribute of a stored dataset: its variables and their dimensions, as JSON."""
 AGAIN = "Delete it and measure again; checkpoints are not affected."
+OWN = "Put this run's own file, or its own run.json, in its place; or delete it and measure again."
 
 
 def write_netcdf(path: Path, data: xr.Dataset | xr.DataTree, seal: bytes = b"") -> None:
@@ -136,7 +137,9 @@ def _part(path: Path, belongs: Mapping[str, str]) -> xr.Dataset:
     """One file, without the attribute that says what must be in it."""
     dataset, sealed = _read(path)
     text = dataset.attrs.pop(VARIABLES, None)
-    if reason := _misplaced(dataset, sealed, belongs) or _incomplete(dataset, text, belongs):
+    if reason := _misplaced(dataset, sealed, belongs):
+        raise LayerscopeError(f"{path} {reason}.", OWN)
+    if reason := _incomplete(dataset, text, belongs):
         raise LayerscopeError(f"{path} {reason}.", AGAIN)
     return dataset
 

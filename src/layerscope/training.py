@@ -306,7 +306,8 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
     run = Run.open(path)
     if to_dict(run.config) != to_dict(config):
         raise LayerscopeError(
-            f"{path} holds a run of another configuration.", "Choose another folder for this one."
+            f"{path} holds a run of another configuration, see its run.json.",
+            "Choose another folder for this one.",
         )
     if run.status == "running":
         raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")
