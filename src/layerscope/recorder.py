@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.fixed_batch import store_batch
 from layerscope.isolation import named_modules, named_state, unwrap
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Probe
-from layerscope.probes.driver import is_finite, store_batch
+from layerscope.probes.driver import is_finite
 from layerscope.schedule import Schedule
 from layerscope.store import Run
 from layerscope.task import Task
