@@ -129,6 +129,10 @@ def test_a_token_example_without_counted_tokens_is_left_out():
     rest = {"input_ids": ids[[0, 2]], "labels": labels[[0, 2]]}
     for function in (TIED.task.loss, TIED.task.losses, TIED.task.correct):
         torch.testing.assert_close(function(logits, batch), function(logits[[0, 2]], rest))
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(TIED.task.losses(logits, batch).sum(), logits)
+    assert gradient.isfinite().all()
+    assert gradient.flatten(1).any(1).tolist() == [True, False, True]
 
 
 NOTHING_COUNTS = {

@@ -244,8 +244,9 @@ def _token_loss(outputs: Tensor, batch: Any) -> Tensor:
 def _token_losses(outputs: Tensor, batch: Any) -> Tensor:
     logits, labels = _tokens(outputs, batch)
     counted = (labels != IGNORED).sum(1)
-    losses = _entropy(logits, labels, "none").sum(1) / counted
-    return losses if counted.all() else losses[counted > 0]
+    sums = _entropy(logits, labels, "none").sum(1)
+    some = counted > 0  # dividing by 0 would make gradients NaN, also of what is left out after
+    return sums / counted if some.all() else sums[some] / counted[some]
 
 
 def _token_correct(outputs: Tensor, batch: Any) -> Tensor:
