@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from layerscope.checkpoints import Tensors
 from layerscope.results import read_dataset
@@ -30,3 +36,38 @@ def read_everything(folder: Path) -> int:
     for path in paths:
         readers[path.suffix](path)
     return len(paths)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)  # the whole path may be longer than a socket's name can be
+
+
+IRREGULAR: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": _socket,
+    "loop": lambda path: path.symlink_to(path.name),
+}
+"""Things in the place of a file that must not be read; each makes one."""
+
+
+class Hang(BaseException):
+    """Something took too long; no handler of exceptions takes it for an error of its own."""
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """A guard against hanging: what takes longer is ended by an exception."""
+
+    def stop(*_: Any) -> None:
+        raise Hang(f"longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

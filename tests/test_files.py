@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import xarray as xr
 from safetensors import SafetensorError
-from tests.breaking import truncated
+from tests.breaking import IRREGULAR, no_longer_than, truncated
 
 from layerscope import checkpoints
 from layerscope.checkpoints import Tensors, write_tensors
 from layerscope.errors import LayerscopeError
-from layerscope.files import TEMPORARY, read_json, remove_temporaries, replacing, write_json
+from layerscope.files import (
+    TEMPORARY,
+    check_name,
+    read_json,
+    remove_temporaries,
+    replacing,
+    write_json,
+)
 from layerscope.results import read_dataset, write_dataset
+from layerscope.sources import read_state_dict
 
 
 def names(folder):
@@ -107,3 +118,90 @@ def test_truncated_files_of_numbers_name_the_file(tmp_path, share):
         Tensors(tmp_path / "a.safetensors")["w"]
     with pytest.raises(LayerscopeError, match=r"a.nc is truncated or no netCDF file"):
         read_dataset(tmp_path / "a.nc")
+
+
+READERS = {
+    "a.json": read_json,
+    "a.safetensors": Tensors,
+    "a.nc": read_dataset,
+    "a.pt": read_state_dict,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_only_regular_files_are_read(tmp_path, name, kind):
+    IRREGULAR[kind](tmp_path / name)
+    with (
+        no_longer_than(20),
+        pytest.raises(LayerscopeError, match=rf"{name}(: Too many| is a (pipe|folder))"),
+    ):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_to_a_file_is_read_like_the_file(tmp_path, name):
+    import torch
+
+    write_json(tmp_path / "real.json", {})
+    write_dataset(tmp_path / "real.nc", xr.Dataset({"x": 1.0}))
+    write_tensors(tmp_path / "real.safetensors", {"x": torch.ones(1)})
+    torch.save({"x": torch.ones(1)}, tmp_path / "real.pt")
+    (tmp_path / name).symlink_to(tmp_path / name.replace("a.", "real."))
+    READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "recursion"),
+        ("[" * 500 + "]" * 500, "nested more than 100 levels"),
+        ('{"a": NaN}', "NaN is no JSON number"),
+        ("9" * 5000, "limit"),
+    ],
+    ids=["endless", "deep", "nan", "long"],
+)
+def test_json_beyond_use_names_the_file(tmp_path, text, reason):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(LayerscopeError, match=rf"a.json is not valid JSON: .*{reason}"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"run\xff"), "a\0b"])
+def test_a_path_that_is_no_text_is_refused(tmp_path, name):
+    with pytest.raises(LayerscopeError, match="is not valid UTF-8"):
+        check_name(tmp_path / name)
+    check_name(tmp_path / "Übung \N{SNOWMAN}")
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch, xarray as xr
+from layerscope.checkpoints import write_tensors
+from layerscope.errors import LayerscopeError
+from layerscope.files import write_json
+from layerscope.results import write_dataset
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+for name, write, value in (
+    ("a.json", write_json, list(range(1000))),
+    ("a.safetensors", write_tensors, {"x": torch.ones(1000)}),
+    ("a.nc", write_dataset, xr.Dataset({"x": ("step", [1.0] * 1000)})),
+):
+    try:
+        write(Path(sys.argv[1]) / name, value)
+    except LayerscopeError as error:
+        print(error.message)
+"""
+
+
+def test_nothing_but_the_error_is_printed_on_a_full_disk(tmp_path):
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"cannot write {tmp_path / name}" for name in ("a.json", "a.safetensors", "a.nc")
+    ]
+    assert all("File too large" in line for line in lines)
+    assert (done.stderr, names(tmp_path)) == ("", [])

@@ -236,7 +236,7 @@ def flat(batch):
 
 
 def recorder_module_batch(run):
-    from layerscope.probes.driver import stored_batch
+    from layerscope.fixed_batch import stored_batch
 
     return stored_batch(run)
 

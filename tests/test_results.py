@@ -9,7 +9,14 @@ from tests.breaking import truncated
 
 from layerscope.errors import LayerscopeError
 from layerscope.probes.base import step_coordinates
-from layerscope.results import compact, read_parts, write_dataset, write_part
+from layerscope.results import (
+    SEAL,
+    compact,
+    read_dataset,
+    read_parts,
+    write_dataset,
+    write_part,
+)
 
 LAYERS = ["layer10", "layer2", "a"]  # not sorted: depth decides, not the alphabet
 
@@ -86,3 +93,88 @@ def test_nothing_measured_and_damaged_parts(tmp_path):
     truncated(tmp_path / "000000001-000000001.nc", 0.5)
     with pytest.raises(LayerscopeError, match=r"000000001-000000001.nc is truncated"):
         read_parts(tmp_path)
+
+
+# Files that are not what their place says
+
+OURS = {"key": "weight_change", "run": "1"}
+
+
+def test_what_was_stored_comes_back_without_marks_and_xarray_reads_the_file(tmp_path):
+    write_part(tmp_path, part([0, 2]), OURS)
+    write_part(tmp_path, part([4]), OURS)
+    xr.testing.assert_identical(read_parts(tmp_path, OURS), part([0, 2, 4]))
+    compact(tmp_path, OURS)
+    xr.testing.assert_identical(read_parts(tmp_path, OURS), part([0, 2, 4]))
+    xr.testing.assert_equal(xr.load_dataset(tmp_path / "all.nc"), part([0, 2, 4]))
+
+
+MISPLACED = {
+    "key": (part([0]), {**OURS, "key": "weight_change,p=2.0"}, "another key, 'weight_change,p"),
+    "run": (part([0]), {**OURS, "run": "2"}, "another run, '2'"),
+    "probe": (part([0]).assign_attrs(probe="Convergence"), OURS, "another probe, 'Convergence'"),
+    "empty": (xr.Dataset(), OURS, "holds no measurement"),
+}
+
+
+@pytest.mark.parametrize(("dataset", "belongs", "message"), MISPLACED.values(), ids=MISPLACED)
+def test_a_result_in_the_wrong_place_is_named(tmp_path, dataset, belongs, message):
+    write_dataset(tmp_path / "all.nc", dataset, belongs)
+    with pytest.raises(LayerscopeError, match=rf"all.nc .*{message}"):
+        read_parts(tmp_path, OURS)
+
+
+def changed(path, change):
+    """Rewrite a file as a user may with xarray, which leaves out the seal."""
+    dataset = change(xr.load_dataset(path))
+    dataset.to_netcdf(path, engine="h5netcdf")
+    assert SEAL not in path.read_bytes()
+
+
+CHANGES = {
+    "missing": (lambda d: d.drop_vars("change"), "holds no measurement"),
+    "renamed": (lambda d: d.rename(change="other"), "lacks its variable 'change'"),
+    "transposed": (lambda d: d.transpose(), r"'change' over \('layer', 'step'\)"),
+    "marks": (lambda d: d.drop_attrs(), "was not written by layerscope"),
+    "garbled": (lambda d: d.assign_attrs(variables="["), "'variables' that cannot be read"),
+    "probe": (lambda d: d.assign_attrs(probe="Convergence"), "another probe"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_results_that_were_changed_are_named(tmp_path, change, message):
+    write_dataset(tmp_path / "all.nc", part([0]), OURS)
+    changed(tmp_path / "all.nc", change)
+    with pytest.raises(LayerscopeError, match=rf"all.nc .*{message}"):
+        read_parts(tmp_path, OURS)
+
+
+def test_an_attribute_of_ones_own_does_no_harm_and_old_files_have_no_marks(tmp_path):
+    write_dataset(tmp_path / "all.nc", part([0]), OURS)
+    changed(tmp_path / "all.nc", lambda dataset: dataset.assign_attrs(mine=1))
+    assert read_parts(tmp_path, OURS).attrs["mine"] == 1
+    part([0]).to_netcdf(tmp_path / "all.nc", engine="h5netcdf")
+    xr.testing.assert_identical(read_parts(tmp_path, {"key": "weight_change"}), part([0]))
+
+
+def test_a_part_without_steps_is_named(tmp_path):
+    write_part(tmp_path, part([0]))
+    write_dataset(tmp_path / "b.nc", xr.Dataset({"x": 1.0}))
+    with pytest.raises(LayerscopeError, match=r"b.nc has no steps"):
+        read_parts(tmp_path)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("damage", ["flip", "zeros"])
+def test_damage_anywhere_is_found(tmp_path, where, damage):
+    path = tmp_path / "all.nc"
+    write_dataset(path, part([0, 1]), OURS)
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * where)
+    if damage == "flip":
+        content[start] ^= 1
+    else:
+        content[start:] = bytes(len(content) - start)  # as a file system may leave after a crash
+    path.write_bytes(content)
+    with pytest.raises(LayerscopeError, match=r"all.nc is truncated or no netCDF file"):
+        read_dataset(path)

@@ -197,3 +197,136 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path):
     assert run.missing == "interrupted: no checkpoint; it cannot resume"
     run.acquire()
     assert not (tmp_path / "a" / ".x.nc.1.tmp").exists()
+
+
+# Files that are not this run's, or not there
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A complete run with checkpoints at steps 0, 2 and 4."""
+    run = create(tmp_path / "kept", total_steps=4)
+    for step in (0, 2, 4):
+        run.write_checkpoint(step, FCN.model(step).state_dict())
+    run.finish("complete")
+    return run
+
+
+def file(run, step):
+    return run.path / "checkpoints" / f"{step:09d}.safetensors"
+
+
+def test_checkpoints_that_are_gone_are_said(kept):
+    assert kept.manifest["checkpoints"] == [0, 2, 4]
+    file(kept, 2).unlink()
+    assert Run.open(kept.path).missing == "the checkpoints at steps 2 are gone"
+    kept.finish("interrupted")
+    assert Run.open(kept.path).missing == (
+        "interrupted: the last checkpoint is at step 4 of 4; it cannot resume; "
+        "the checkpoints at steps 2 are gone"
+    )
+
+
+def test_a_checkpoint_that_goes_while_a_run_is_recorded_is_said(tmp_path):
+    run = create(tmp_path / "a")
+    for step in (0, 1):
+        run.write_checkpoint(step, FCN.model().state_dict())
+    file(run, 0).unlink()
+    run.finish("complete")
+    assert run.missing == "the checkpoints at steps 0 are gone"
+
+
+def test_checkpoints_of_a_run_from_before_are_not_missed(kept):
+    manifest = json.loads((kept.path / "run.json").read_text())
+    for name in ("checkpoints", "id", "kinds", "checks"):
+        del manifest[name]
+    (kept.path / "run.json").write_text(json.dumps(manifest))
+    file(kept, 2).unlink()
+    assert (Run.open(kept.path).missing, Run.open(kept.path).steps) == ("", [0, 4])
+
+
+def test_a_checkpoint_of_another_step_or_run_is_refused(kept, tmp_path):
+    content = file(kept, 2).read_bytes()
+    file(kept, 4).write_bytes(content)
+    with pytest.raises(LayerscopeError, match=r"000000004.safetensors is that of step 2, not"):
+        kept.checkpoint(4)
+    other = create(tmp_path / "other")
+    other.write_checkpoint(2, {"w": torch.ones(1)})
+    file(other, 2).write_bytes(content)
+    with pytest.raises(LayerscopeError, match=r"000000002.safetensors is that of run"):
+        other.checkpoint(2)
+    other.finish("complete")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.clear(), "lacks 'layer1.weight'"),
+        (lambda s: s.pop("output.bias"), "lacks 'output.bias'"),
+        (lambda s: s.update({"output.bias": torch.ones(9)}), r"'output.bias' has shape \(9,\)"),
+        (lambda s: s.update({"output.bias": torch.ones(3).bool()}), "'output.bias' holds boolean"),
+    ],
+)
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_checkpoint_that_does_not_fit_the_manifest_is_named(kept, change, message, ours):
+    from safetensors.torch import save_file
+
+    state = dict(FCN.model(2).state_dict())
+    change(state)
+    kept.write_checkpoint(2, state) if ours else save_file(state, file(kept, 2))
+    with pytest.raises(LayerscopeError, match=rf"000000002.safetensors does not fit.*{message}"):
+        kept.checkpoint(2)
+
+
+def test_checkpoints_under_other_names_are_no_steps(kept):
+    for name in ("4.safetensors", "\N{SUPERSCRIPT TWO}.safetensors", "٣.safetensors"):
+        (kept.path / "checkpoints" / name).write_bytes(b"")
+    assert kept.steps == [0, 2, 4]
+
+
+def test_results_of_another_probe_or_run_are_refused(kept, tmp_path):
+    kept.replace_results("training", scalars(1))
+    other = create(tmp_path / "other")
+    other.replace_results("evaluation", scalars(2))
+    for run, key in ((kept, "evaluation"), (other, "training")):
+        (run.path / "results" / key).mkdir(exist_ok=True)
+        (run.path / "results" / key / "all.nc").write_bytes(
+            (kept.path / "results" / "training" / "all.nc").read_bytes()
+        )
+    with pytest.raises(LayerscopeError, match=r"all.nc is the result of another key, 'training'"):
+        kept.results("evaluation")
+    with pytest.raises(LayerscopeError, match=r"all.nc is the result of another run"):
+        other.results("training")
+    other.finish("complete")
+
+
+def test_results_without_a_variable_are_named(kept):
+    kept.replace_results("training", scalars(1).assign(other=("step", [2.0])))
+    path = kept.path / "results" / "training" / "all.nc"
+    xr.load_dataset(path).drop_vars("loss").to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(LayerscopeError, match=r"all.nc lacks its variable 'loss'"):
+        kept.results("training")
+
+
+def test_damaged_parts_do_not_cost_the_status(tmp_path):
+    run = create(tmp_path / "a")
+    run.append_results("training", scalars(1))
+    run.append_results("training", scalars(2))
+    truncated(run.path / "results" / "training" / "000000002-000000002.nc", 0.5)
+    with pytest.raises(LayerscopeError, match=r"000000002-000000002.nc is truncated"):
+        run.finish("complete")
+    assert Run.open(run.path).status == "complete"
+    run.acquire()
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"run\xff"), "a\0b"])
+def test_a_path_that_is_no_text_is_refused_before_training(tmp_path, name):
+    with pytest.raises(LayerscopeError, match="is not valid UTF-8"):
+        create(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / "a" / ".lock").mkdir(parents=True)
+    with pytest.raises(LayerscopeError, match=r"cannot lock .*\.lock"):
+        create(tmp_path / "a")

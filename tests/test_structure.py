@@ -359,6 +359,16 @@ HAND_MADE = {
         ["blocks.1", "blocks.2"],
         ["blocks"],
     ),
+    "a small one among its like": (
+        lambda: Chained(
+            blocks=nn.Sequential(
+                Residual(a=feed_forward()), Residual(a=nn.Linear(6, 6), norm=nn.LayerNorm(6))
+            )
+        ),
+        ROWS,
+        ["blocks.0", "blocks.1"],
+        ["blocks"],
+    ),
     "a head in a Sequential": (
         lambda: nn.Sequential(
             nn.Sequential(Residual(a=feed_forward()), Residual(a=feed_forward())),

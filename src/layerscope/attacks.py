@@ -91,7 +91,7 @@ class FGSM(Attack):
         """See `Attack.perturb`."""
         from captum import robust
 
-        attack = robust.FGSM(losses, _as_they_are, *bounds)
+        attack = robust.FGSM(losses, _in_all, *bounds)
         attack.zero_thresh = 0.0  # captum takes gradients below 1e-6 for zero
         with _quiet():
             return attack.perturb(pixels.detach(), self.epsilon, target=None)
@@ -122,7 +122,7 @@ class PGD(Attack):
         """See `Attack.perturb`."""
         from captum import robust
 
-        attack = robust.PGD(losses, _as_they_are, *bounds)
+        attack = robust.PGD(losses, _in_all, *bounds)
         attack.fgsm.zero_thresh = 0.0
         with _quiet():
             return attack.perturb(
@@ -229,8 +229,9 @@ def _losses(model: nn.Module, task: Task, pixels: Pixels, labels: Tensor) -> Los
     return losses
 
 
-def _as_they_are(losses: Tensor, _: object) -> Tensor:
-    return losses
+def _in_all(losses: Tensor, _: object) -> Tensor:
+    """The sum, whose gradient is each example's own, and 0 where no label counts."""
+    return losses.sum()[None]
 
 
 def _is_real(inputs: Any) -> bool:

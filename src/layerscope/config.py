@@ -13,7 +13,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from layerscope.errors import LayerscopeError, unknown
 
@@ -393,18 +395,49 @@ def from_dict(values: Any) -> Any:
     """The configuration that ``to_dict`` wrote.
 
     Raises:
-        LayerscopeError: A type or field is not known to this version.
+        LayerscopeError: A type or field is not known to this version, or a value has another type
+            than its field.
     """
     if isinstance(values, Mapping) and "type" in values:
-        cls = _TYPES.get(values["type"])
+        cls = _TYPES.get(str(values["type"]))
         if cls is None:
             raise unknown("configuration type", str(values["type"]), _TYPES)
-        fields = {f.name for f in dataclasses.fields(cls)}
-        for name in set(values) - fields - {"type"}:
-            raise unknown(f"field of {cls.__name__}", name, fields)
-        return cls(**{key: from_dict(value) for key, value in values.items() if key != "type"})
+        hints = _hints(cls)
+        made = {name: from_dict(value) for name, value in values.items() if name != "type"}
+        for name, value in made.items():
+            if name not in hints:
+                raise unknown(f"field of {cls.__name__}", name, hints)
+            if not _fits(value, hints[name]):
+                raise LayerscopeError(
+                    f"{name} of {cls.__name__} is {value!r}.", f"It is a {_named(hints[name])}."
+                )
+        return cls(**made)
     if isinstance(values, list):
         return tuple(from_dict(value) for value in values)
     if isinstance(values, Mapping):
         return {key: from_dict(value) for key, value in values.items()}
     return values
+
+
+@lru_cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Type of every field."""
+    return get_type_hints(cls)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has a field's type; builders say which choices there are."""
+    kinds, origin = get_args(hint), get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, kind) for kind in kinds)
+    if origin is Literal:
+        return type(value) in {type(choice) for choice in kinds}
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, kinds[0]) for part in value)
+    if hint in (int, float):
+        return type(value) is int or (hint is float and type(value) is float)
+    return isinstance(value, hint)
+
+
+def _named(hint: Any) -> str:
+    return getattr(hint, "__name__", "") if not get_args(hint) else str(hint)

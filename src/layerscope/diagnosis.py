@@ -49,33 +49,27 @@ def layer_summary(measured: Measured, planned: int | None = None) -> xr.Dataset:
         measured: Datasets by probe name, as `layerscope.publish.measured` returns them.
         planned: Steps that the training was to take, where known.
     """
-    convergence, path = measured["convergence"], measured["path_and_progress"]
+    half, path = measured["convergence"]["half_time"], measured["path_and_progress"]
     change = measured["weight_change"]["change"].median("step", keep_attrs=True)
     per = "epoch" if "epoch" in measured["weight_change"].coords else "interval"
-    directness = _at_end(path["directness"])
-    values = {
-        "parameters": path["n_parameters"].astype(float),
-        "change": change.reindex(layer=path["layer"]),
-        "half_time": convergence["half_time"],
-        "directness": directness,
+    columns = {
+        "parameters": (path["n_parameters"].astype(float), "parameters", ""),
+        "change": (change.reindex(layer=path["layer"]), f"change per {per}", ""),
+        "half_time": (half, "half-way time", half.attrs["units"]),
+        "directness": (_at_end(path["directness"]), "directness of path", ""),
     }
-    names = {
-        "parameters": ("parameters", ""),
-        "change": (f"change per {per}", ""),
-        "half_time": ("half-way time", convergence["half_time"].attrs["units"]),
-        "directness": ("directness of path", ""),
+    moved = columns["directness"][0].notnull()
+    if (distance := measured.get("distance_from_initialisation")) is not None:
+        relative, rms = (_at_end(distance[f"{kind}_distance"]) for kind in ("relative", "rms"))
+        columns["distance"] = (relative, "distance from start", "")
+        columns["rms"] = (rms, "RMS distance", "weight")
+        moved = relative > 0
+    arrays = {
+        name: array.reset_coords(drop=True).assign_attrs(long_name=title, units=units)
+        for name, (array, title, units) in columns.items()
     }
-    moved = directness.notnull()
-    if "distance_from_initialisation" in measured:
-        distance = measured["distance_from_initialisation"]
-        values["distance"] = _at_end(distance["relative_distance"])
-        values["rms"] = _at_end(distance["rms_distance"])
-        names |= {"distance": ("distance from start", ""), "rms": ("RMS distance", "weight")}
-        moved = values["distance"] > 0
-    found = xr.Dataset({name: array.reset_coords(drop=True) for name, array in values.items()})
-    for name, (title, units) in names.items():
-        found[name].attrs = {"long_name": title, "units": units}
-    if "distance" in found:
+    found = xr.Dataset(arrays)
+    if distance is not None:
         found["distance"].attrs["as_of"] = _as_of(measured, planned)
     requires = path["trained"].values if "trained" in path.coords else True
     found.coords["trained"] = ("layer", requires | _ever(moved).values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from layerscope.errors import LayerscopeError
 
 TEMPORARY = ".tmp"
+DEEPEST = 100
+"""Levels of a JSON file: more than any of ours has, fewer than Python can follow."""
 
 
 @contextlib.contextmanager
@@ -40,6 +43,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that safetensors, JSON or a terminal could not take, before work relies on it.
+
+    Raises:
+        LayerscopeError: It is not valid UTF-8 or holds a null character.
+    """
+    try:
+        valid = b"\0" not in str(path).encode()
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise LayerscopeError(
+            f"the path {str(path)!a} is not valid UTF-8.", "Give the folder another name."
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Make sure that files can be written to a folder, before long work relies on it.
 
@@ -50,6 +69,35 @@ def check_writable(folder: Path) -> None:
     with replacing(probe) as temporary:
         temporary.touch()
     probe.unlink(missing_ok=True)
+
+
+def check_readable(path: Path, absent: str, remedy: str) -> None:
+    """Refuse what cannot be read as a file; every reader asks this first.
+
+    Only regular files are read: opening a pipe or a device could wait for ever.
+
+    Args:
+        path: The file.
+        absent: What to say where there is none.
+        remedy: What to do then.
+
+    Raises:
+        LayerscopeError: There is nothing, or no regular file, or it may not be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LayerscopeError(absent, remedy) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LayerscopeError(
+            f"cannot read {path}: {reason}.", "Check its permissions and where it links to."
+        ) from error
+    kind = "folder" if stat.S_ISDIR(mode) else "pipe, device or socket"
+    raise LayerscopeError(f"{path} is a {kind}, not a file.", "Put the file in its place.")
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -68,13 +116,29 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        LayerscopeError: The file is missing or no JSON.
+        LayerscopeError: The file is missing, no JSON, or nested beyond use.
     """
+    check_readable(path, f"{path} does not exist.", "Check the path.")
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise LayerscopeError(f"{path} does not exist.", "Check the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayerscopeError(
-            f"{path} is not valid JSON: {error}.", "Restore the file or record the run again."
-        ) from error
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        if _depth(values) <= DEEPEST:
+            return values
+        reason = f"it is nested more than {DEEPEST} levels deep"
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError too
+        reason = str(error)
+    raise LayerscopeError(
+        f"{path} is not valid JSON: {reason}.", "Restore the file or record the run again."
+    )
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _depth(values: Any) -> int:
+    """How deeply lists and objects are nested, found level by level."""
+    depth, level = 0, [values]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [v for x in level for v in (x.values() if isinstance(x, dict) else x)]
+    return depth

@@ -66,7 +66,8 @@ class LayerMap:
 
         Blocks: the outermost composite members of lists (Sequential, ModuleList, ModuleDict) with
         no chain inside. *Composite*: at least two weight matrices (parameters of two or more
-        dimensions), and parameters in more than one module. *Chain*: a list whose composite members
+        dimensions), and parameters in more than one module; or of the class of a composite member
+        of the same list. *Chain*: a list whose composite members
         are of one class (two or more, or one alone in its list) and follow one another: each takes
         what the one before returned, which the example shows; without one every such list counts.
         So a stage that is itself listed is no block but its residual blocks are; a dense block or a

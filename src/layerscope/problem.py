@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerscope.config import CustomModel, DataConfig, RunConfig, from_dict
+from layerscope.config import CustomModel, DataConfig, RunConfig
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import InOrder
 from layerscope.errors import LayerscopeError
@@ -99,12 +99,12 @@ def restore(run: Run, root: str | Path | None = None, device: str = "cpu") -> Pr
     Raises:
         LayerscopeError: The run was recorded around another training loop.
     """
-    if run.manifest["config"] is None:
+    if run.config is None:
         raise LayerscopeError(
             f"{run.path} was not trained from a configuration.",
             "Pass the model and the task, e.g. --model package:factory --task classification.",
         )
-    return problem(from_dict(run.manifest["config"]), root, device)
+    return problem(run.config, root, device)
 
 
 def foreign(run: Run, config: CustomModel, dataset: Dataset) -> dict[str, Any]:

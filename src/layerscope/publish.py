@@ -283,9 +283,14 @@ def describe_config(config: Mapping[str, Any]) -> str:
     return f"{config['type']} {', '.join(values)}".strip()
 
 
+def _config(run: Run) -> dict[str, Any] | None:
+    """The stored configuration of a run that was trained from one; loops may keep others."""
+    config = run.manifest["config"]
+    return config if config is not None and config.get("type") == "RunConfig" else None
+
+
 def _subtitle(runs: Sequence[Run]) -> str:
-    config = runs[0].manifest["config"]
-    if config is None:
+    if (config := _config(runs[0])) is None:
         return f"{len(runs[0].layers)} layers, recorded around a training loop."
     data = runs[0].manifest["notes"].get("data", describe_config(config["data"]))
     return f"{describe_config(config['model'])}, trained on {data}."
@@ -300,7 +305,7 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
     for name in ("epochs", "n_train"):
         if name in notes:
             facts.append((name.replace("n_train", "training examples"), f"{notes[name]:,}"))
-    if config := manifest["config"]:
+    if config := _config(run):
         facts.append(("optimiser", describe_config(config["optimizer"])))
     errors = [r.manifest["notes"].get("test_error") for r in runs]
     if None not in errors:

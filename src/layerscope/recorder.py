@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.fixed_batch import store_batch
 from layerscope.isolation import named_modules, named_state, unwrap
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Probe
-from layerscope.probes.driver import is_finite, store_batch
+from layerscope.probes.driver import is_finite
 from layerscope.schedule import Schedule
 from layerscope.store import Run
 from layerscope.task import Task
@@ -27,6 +28,11 @@ from layerscope.watching import Live, LiveProbes, Watch, misfits, scalars, watch
 
 FLUSH_SECONDS = 30.0
 FSDP = "FullyShardedDataParallel"
+
+
+def _rank() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else 0
 
 
 def _content(folder: Path) -> set[Path]:
@@ -111,11 +117,8 @@ class Recorder:
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
-        self._active = not (
-            torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_rank() > 0
-        )
+        self._rank = _rank()
+        self._active = self._rank == 0
         self._initial: dict[str, Tensor] | None = None
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -199,7 +202,7 @@ class Recorder:
             return self._run
         if not self._active:
             raise LayerscopeError(
-                f"the process of rank {torch.distributed.get_rank()} does not record; rank 0 does.",
+                f"the process of rank {self._rank} does not record; rank 0 does.",
                 "Use the run on rank 0 only.",
             )
         raise self._not_open()

@@ -15,26 +15,35 @@ is free was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import xarray as xr
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from layerscope.checkpoints import Tensors, write_tensors
+from layerscope.checkpoints import Tensors, check_mark, check_parameters, kinds, write_tensors
+from layerscope.config import RunConfig, from_dict
 from layerscope.environment import describe, now
 from layerscope.errors import LayerscopeError
-from layerscope.files import check_writable, read_json, remove_temporaries, write_json
+from layerscope.files import check_name, check_writable, remove_temporaries
+from layerscope.isolation import unwrap
 from layerscope.layers import LayerMap
+from layerscope.manifest import (
+    FORMAT_VERSION,
+    Status,
+    check_new,
+    read_manifest,
+    write_manifest,
+)
 from layerscope.results import compact, read_parts, write_dataset, write_part
-from layerscope.sources import read_state_dict
+from layerscope.sources.fitting import by_step, load, places
 from layerscope.sources.state_dicts import StateDict
-
-FORMAT_VERSION = 1
-Status = Literal["running", "complete", "interrupted", "diverged"]
 
 
 class Run:
@@ -52,8 +61,10 @@ class Run:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
-        self.layers = LayerMap.from_json(manifest["layers"])
+        with self._naming_manifest():
+            self.layers = LayerMap.from_json(manifest["layers"])
         self._lock = FileLock(path / ".lock")
+        self._written: set[int] = set()
 
     @classmethod
     def create(
@@ -79,10 +90,13 @@ class Run:
             device: Where it trains, for the record.
 
         Raises:
-            LayerscopeError: The folder holds a run already or cannot be written.
+            LayerscopeError: The folder holds a run already or cannot be written; a value is out of
+                range or cannot be kept as JSON.
         """
         path = Path(path)
+        check_name(path)
         manifest = {
+            "id": uuid.uuid4().hex,
             "format_version": FORMAT_VERSION,
             "status": "running",
             "created": now(),
@@ -94,7 +108,10 @@ class Run:
             "environment": describe(device),
             "notes": {},
         }
+        check_new(manifest, path)
         run = cls(path, manifest)
+        if run.manifest["config"] is not None:
+            _ = run.config
         # The lock comes first: a manifest without one would be that of an interrupted run.
         run.acquire()
         try:
@@ -102,7 +119,7 @@ class Run:
                 raise LayerscopeError(
                     f"{path} already holds a run.", "Choose another folder, or delete this one."
                 )
-            write_json(path / "run.json", manifest)
+            write_manifest(path, manifest)
         except BaseException:
             run._lock.release()
             raise
@@ -120,29 +137,49 @@ class Run:
     ) -> Run:
         """Make a run of checkpoints that exist already, copying them into its format.
 
+        All are compared with the model before there is a run, and one at a time is in memory. On
+        an error nothing is left behind. Names may be those of a tied or wrapped model, see
+        `layerscope.sources.fitting.fit`.
+
         Args:
             path: Folder for the run; must not hold one.
-            checkpoints: State dict, or file of one, for every step; step 0 is the initialisation,
-                which probes of distance need.
+            checkpoints: State dict, or file of one, for every step, an integer from 0 on; step 0
+                is the initialisation, which probes of distance need.
             model: The module they belong to.
             layers: Its layers; by default every module that owns parameters, in order of
                 registration.
             steps_per_epoch: Optimiser steps per epoch, where known.
 
         Raises:
-            LayerscopeError: A file is missing or damaged, or does not fit the model.
+            LayerscopeError: There is no checkpoint, a step is no integer, or a file is missing or
+                damaged, or does not fit the model.
         """
+        path = Path(path)
+        sources = by_step(checkpoints)
         layers = layers or LayerMap.from_model(model, None)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        states = {step: read_state_dict(source) for step, source in checkpoints.items()}
-        for step, state in states.items():
-            _check_fit(f"the checkpoint of step {step}", state, expected)
+        for step, source in sources.items():
+            places(step, source, model)
+        existed = path.exists()
         run = cls.create(path, layers, steps_per_epoch=steps_per_epoch)
-        for step, state in states.items():
-            unique = {k: v for k, v in state.items() if k not in layers.aliases}
-            run.write_checkpoint(step, unique)
-        run.finish("complete")
+        try:
+            for step, source in sources.items():
+                state, stored = places(step, source, model)
+                run.write_checkpoint(step, {own: state[name] for own, name in stored.items()})
+            run.finish("complete")
+        except BaseException:
+            run._discard(whole=not existed)
+            raise
         return run
+
+    def _discard(self, whole: bool) -> None:
+        """Remove what `create` and `write_checkpoint` made, or the folder as a whole."""
+        self._lock.release()
+        if whole:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in ("run.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -157,18 +194,30 @@ class Run:
                 f"{path} holds no run (there is no run.json).",
                 "Give the folder of one run, e.g. runs/x, or record one first.",
             )
-        manifest = read_json(path / "run.json")
-        if not isinstance(manifest, dict):
+        return cls(path, read_manifest(path))
+
+    @contextlib.contextmanager
+    def _naming_manifest(self) -> Iterator[None]:
+        """Name the manifest in errors about what it holds."""
+        try:
+            yield
+        except LayerscopeError as error:
             raise LayerscopeError(
-                f"{path / 'run.json'} is not the manifest of a run.", "Record the run again."
-            )
-        found = manifest.get("format_version")
-        if not isinstance(found, int) or found > FORMAT_VERSION:
-            raise LayerscopeError(
-                f"{path} has format version {found}; this layerscope reads up to {FORMAT_VERSION}.",
-                "Upgrade layerscope: pip install -U layerscope.",
-            )
-        return cls(path, manifest)
+                f"{self.path / 'run.json'}: {error.message}", error.remedy
+            ) from error
+
+    @property
+    def config(self) -> RunConfig | None:
+        """The configuration that made the run; None for a run of another training loop.
+
+        Raises:
+            LayerscopeError: This version does not know one of its fields, or a value is wrong.
+        """
+        stored = self.manifest["config"]
+        if stored is None or stored.get("type") != "RunConfig":
+            return None
+        with self._naming_manifest():
+            return from_dict(stored)
 
     # State
 
@@ -184,6 +233,11 @@ class Run:
         except Timeout as error:
             raise LayerscopeError(
                 f"another process is recording {self.path}.", "Wait for it, or choose a new folder."
+            ) from error
+        except OSError as error:
+            raise LayerscopeError(
+                f"cannot lock {self.path / '.lock'}: {error.strerror or error}.",
+                "Remove what is in the place of this file.",
             ) from error
         remove_temporaries(self.path)
 
@@ -206,7 +260,13 @@ class Run:
 
     @property
     def missing(self) -> str:
-        """What a run that did not complete lacks, as a sentence; empty for a complete one."""
+        """What a run lacks, as a sentence: its end, or checkpoints; empty if nothing."""
+        gone = sorted({*self.manifest.get("checkpoints", ())} - {*self.steps})
+        sentence = f"the checkpoints at {_some(gone)} are gone" if gone else ""
+        return "; ".join(part for part in (self._end_missing, sentence) if part)
+
+    @property
+    def _end_missing(self) -> str:
         if self.status in ("complete", "running"):
             return ""
         last = self.steps[-1] if self.steps else None
@@ -224,20 +284,30 @@ class Run:
         """Write the final status and further facts, merge result parts and free the lock."""
         try:
             for folder in self._result_folders():
-                compact(folder)
-            self.note(status, **notes)
-            if status == "complete":
-                (self.path / "resume.safetensors").unlink(missing_ok=True)
-        finally:
-            self._lock.release()
+                compact(folder, self._belongs(folder.name))
+        finally:  # parts that cannot be merged are no reason to lose the status
+            try:
+                self.note(status, **notes)
+                if status == "complete":
+                    (self.path / "resume.safetensors").unlink(missing_ok=True)
+            finally:
+                self._lock.release()
 
     def note(self, status: Status | None = None, /, **notes: Any) -> None:
-        """Add facts to the manifest, e.g. the final test error."""
+        """Add facts to the manifest, e.g. the final test error, and which checkpoints there are.
+
+        Raises:
+            LayerscopeError: A note that reports calculate with is of another type, e.g. a text for
+                ``test_error``.
+        """
+        known = {*self.manifest.get("checkpoints", ()), *self._written, *self.steps}
+        changed = self.manifest | {"notes": self.manifest["notes"] | notes}
+        changed["checkpoints"] = sorted(known)
         if status is not None:
-            self.manifest["status"] = status
-            self.manifest["ended"] = now()
-        self.manifest["notes"].update(notes)
-        write_json(self.path / "run.json", self.manifest)
+            changed |= {"status": status, "ended": now()}
+        check_new(changed, self.path)
+        self.manifest.update(changed)
+        write_manifest(self.path, self.manifest)
 
     # Weights
 
@@ -246,7 +316,7 @@ class Run:
         """Steps of all checkpoints, ascending; 0 is the initialisation."""
         folder = self.path / "checkpoints"
         stems = (path.stem for path in folder.glob("[!.]*.safetensors"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        return sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):09d}")
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -257,7 +327,8 @@ class Run:
         """Weights and buffers at one step, by name, each read when it is asked for.
 
         Raises:
-            LayerscopeError: There is no checkpoint at this step, or its file is damaged.
+            LayerscopeError: There is no checkpoint at this step, or its file is damaged, or of
+                another step, run or model.
         """
         path = self._checkpoint_path(step)
         if not path.exists():
@@ -265,11 +336,31 @@ class Run:
                 f"{self.path} has no checkpoint at step {step}.",
                 f"It has {_some(self.steps)}.",
             )
-        return Tensors(path, device)
+        tensors = Tensors(path, device)
+        self.check_mark(tensors, step=str(step))
+        shapes = {k: v for layer in self.layers for k, v in layer.parameters.items()}
+        check_parameters(tensors, shapes, self.manifest.get("kinds"))
+        return tensors
 
     def write_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep weights and buffers at one step."""
-        write_tensors(self._checkpoint_path(step), tensors)
+        write_tensors(self._checkpoint_path(step), tensors, {"step": str(step), **self.mark})
+        self._written.add(step)
+        if "kinds" not in self.manifest:
+            self.manifest["kinds"] = kinds(tensors, self.layers.parameter_names)
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What the metadata of the run's files say; empty for a run from before they did."""
+        return {"run": self.manifest["id"]} if "id" in self.manifest else {}
+
+    def check_mark(self, tensors: Tensors, **expected: str) -> None:
+        """Refuse a file that was written for another run, or e.g. for another step.
+
+        Raises:
+            LayerscopeError: Its metadata say so.
+        """
+        check_mark(tensors, self.mark | expected)
 
     def load(self, model: nn.Module, step: int) -> nn.Module:
         """Put the weights and buffers of one step into ``model`` and return it.
@@ -278,20 +369,23 @@ class Run:
             LayerscopeError: Names or shapes do not fit the model.
         """
         state = dict(self.checkpoint(step))
-        state |= {alias: state[name] for alias, name in self.layers.aliases.items()}
+        tied = self.layers.aliases.items()
+        state |= {alias: state[name] for alias, name in tied if name in state}
         try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise LayerscopeError(
-                f"the checkpoints of {self.path} do not fit {type(model).__name__}: {error}",
-                "Build the model with the sizes it was trained with.",
-            ) from error
+            load(unwrap(model), state, "the checkpoint")
+        except LayerscopeError as error:
+            what = f"the checkpoints of {self.path} do not fit {type(model).__name__}"
+            raise LayerscopeError(f"{what}: {error.message}", error.remedy) from error
         return model
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:09d}.safetensors"
 
     # Results
+
+    def _belongs(self, key: str) -> dict[str, str]:
+        """What the seal of a result file says."""
+        return {"key": key, **self.mark}
 
     def _result_folders(self) -> list[Path]:
         folder = self.path / "results"
@@ -309,37 +403,23 @@ class Run:
             key: The probe's key, e.g. ``"weight_change"``; ``result_keys`` has them all.
 
         Raises:
-            LayerscopeError: Nothing was measured under this key, or a file is damaged.
+            LayerscopeError: Nothing was measured under this key, or a file is damaged, lacks a
+                variable, or is that of another probe or run.
         """
         if key not in self.result_keys:
             raise LayerscopeError(
                 f"{self.path} has no results of {key!r}.",
                 f"It has {', '.join(self.result_keys) or 'none'}; measure it first.",
             )
-        return read_parts(self.path / "results" / key)
+        return read_parts(self.path / "results" / key, self._belongs(key))
 
     def append_results(self, key: str, dataset: xr.Dataset) -> None:
         """Add measurements of some steps to those of a probe."""
-        write_part(self.path / "results" / key, dataset)
+        write_part(self.path / "results" / key, dataset, self._belongs(key))
 
     def replace_results(self, key: str, dataset: xr.Dataset) -> None:
         """Put a whole measurement in the place of what was there."""
-        write_dataset(self.path / "results" / key / "all.nc", dataset)
-
-
-def _check_fit(what: str, state: StateDict, expected: Mapping[str, torch.Size]) -> None:
-    for name in [*expected, *state]:
-        if name not in state or name not in expected:
-            raise LayerscopeError(
-                f"{what} {'lacks' if name in expected else 'has the unknown tensor'} {name!r}.",
-                "Build the model that was saved; wrappers such as DDP prefix the names.",
-            )
-        if state[name].shape != expected[name]:
-            raise LayerscopeError(
-                f"{name!r} has shape {tuple(state[name].shape)} in {what}, "
-                f"{tuple(expected[name])} in the model.",
-                "Build the model with the sizes it was trained with.",
-            )
+        write_dataset(self.path / "results" / key / "all.nc", dataset, self._belongs(key))
 
 
 def _some(steps: list[int]) -> str:

@@ -37,7 +37,11 @@ def homes(model: nn.Module) -> dict[str, str]:
 
 def kind(module: nn.Module) -> str:
     """Class name of a module as it was written, before parametrisations changed the class."""
-    return type_before_parametrizations(module).__name__
+    return _class(module).__name__
+
+
+def _class(module: nn.Module) -> type[nn.Module]:
+    return type_before_parametrizations(module)
 
 
 class Outline:
@@ -47,7 +51,8 @@ class Outline:
         modules: Modules by name, parents first, without those inside of parametrised ones.
         children: Names of the modules directly inside each.
         composite: Names of those large enough for a block: at least two weight matrices
-            (parameters of two or more dimensions), and parameters in more than one module.
+            (parameters of two or more dimensions), and parameters in more than one module; and of
+            others of their class beside them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -59,6 +64,16 @@ class Outline:
             if name:
                 self.children[_parent(name)].append(name)
         self.composite = _composites(found, home)
+        for name in self.modules:
+            self.composite |= self._like_composite(name)
+
+    def _like_composite(self, name: str) -> set[str]:
+        """Members of a list that are of the class of a composite one, however small."""
+        if not isinstance(self.modules[name], LISTS):
+            return set()
+        members = {child: _class(self.modules[child]) for child in self.children[name]}
+        classes = {members[child] for child in members if child in self.composite} - {*LISTS}
+        return {child for child, kind in members.items() if kind in classes}
 
     def alike(self, name: str) -> list[str]:
         """The composite members of a list if they are of one class; else none.
@@ -68,7 +83,7 @@ class Outline:
         if not isinstance(self.modules[name], LISTS):
             return []
         members = [child for child in self.children[name] if child in self.composite]
-        classes = {type_before_parametrizations(self.modules[member]) for member in members}
+        classes = {_class(self.modules[member]) for member in members}
         alone = len(members) == len(self.children[name])
         return members if len(classes) == 1 and (alone or len(members) > 1) else []
 

@@ -14,9 +14,9 @@ from layerscope.claims import Claim, Verdict
 from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
-from layerscope.files import replacing, write_json
+from layerscope.files import write_json
 from layerscope.probes import Probe
-from layerscope.results import ENGINE
+from layerscope.results import write_netcdf
 
 Scale = Literal["paper", "small", "smoke"]
 SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
@@ -151,8 +151,7 @@ def write(
     data: xr.DataTree, verdicts: Sequence[tuple[Claim, Verdict]], folder: Path
 ) -> tuple[Path, Path]:
     """Write ``study.nc`` (one group per variant and probe) and ``claims.json``."""
-    with replacing(folder / "study.nc") as temporary:
-        data.to_netcdf(temporary, engine=ENGINE)
+    write_netcdf(folder / "study.nc", data)
     rows = [claim.row(verdict) for claim, verdict in verdicts]
     write_json(folder / "claims.json", rows)
     return folder / "study.nc", folder / "claims.json"

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from layerscope import schedule
-from layerscope.config import RunConfig, Start, from_dict, to_dict
+from layerscope.config import RunConfig, Start, to_dict
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
@@ -304,10 +304,10 @@ def _existing(config: RunConfig, path: Path) -> Run | None:
     if not (path / "run.json").exists():
         return None
     run = Run.open(path)
-    stored = run.manifest["config"]
-    if stored is None or to_dict(from_dict(stored)) != to_dict(config):
+    if to_dict(run.config) != to_dict(config):
         raise LayerscopeError(
-            f"{path} holds a run of another configuration.", "Choose another folder for this one."
+            f"{path} holds a run of another configuration, see its run.json.",
+            "Choose another folder for this one.",
         )
     if run.status == "running":
         raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")

@@ -298,7 +298,12 @@ def test_a_model_of_ones_own():
         ("torch.nn:Linaer", "{}", "cannot import the model factory 'torch.nn:Linaer'"),
         ("torch.nn:Linear", '{"width": 3}', "does not take the arguments"),
         ("torch.nn:Linear", "{width", "does not take the arguments"),
+        ("torch.nn:Linear", "[1, 2]", r"does not take the arguments \[1, 2\].*: a list"),
+        ("torch.nn:Linear", "[" * 100_000, r"does not take the arguments \[{200}\.\.\."),
+        ("torch.nn:Linear", '{"in_features": -1, "out_features": 2}', "RuntimeError: .*negative"),
         ("builtins:dict", "{}", "returned dict, not a torch.nn.Module"),
+        ("math:pi", "{}", "not callable"),
+        ("torch.nn:", "{}", "cannot import the model factory 'torch.nn:'"),
     ],
 )
 def test_a_factory_that_is_wrong_is_named(factory, arguments, message):

@@ -98,17 +98,32 @@ def custom(config: CustomModel) -> nn.Module:
     module_name, _, function = config.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs what the module does
         raise LayerscopeError(
             f"cannot import the model factory {config.factory!r}: {error}.",
             'Write "package.module:function", importable from the working folder.',
         ) from error
     try:
-        model = factory(**json.loads(config.arguments))
-    except (TypeError, json.JSONDecodeError) as error:
+        arguments = json.loads(config.arguments)
+    except (ValueError, TypeError, RecursionError) as error:
+        arguments, reason = None, str(error)
+    else:
+        reason = f"a {type(arguments).__name__}"
+    if not isinstance(arguments, dict):
         raise LayerscopeError(
-            f"{config.factory} does not take the arguments {config.arguments}: {error}.",
+            f"{config.factory} does not take the arguments {_shortened(config.arguments)}, "
+            f"which are no JSON object: {reason}.",
             'Write a JSON object of keyword arguments, e.g. {"width": 64}.',
+        )
+    try:
+        model = factory(**arguments)
+    except LayerscopeError:
+        raise
+    except Exception as error:  # whatever the factory does
+        raise LayerscopeError(
+            f"{config.factory} does not take the arguments {_shortened(config.arguments)}: "
+            f"{type(error).__name__}: {error}.",
+            'Name its own keyword arguments, e.g. {"width": 64}; or mend the factory.',
         ) from error
     if not isinstance(model, nn.Module):
         raise LayerscopeError(
@@ -116,3 +131,8 @@ def custom(config: CustomModel) -> nn.Module:
             "Return the model itself.",
         )
     return model
+
+
+def _shortened(text: object, most: int = 200) -> str:
+    text = str(text)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -15,9 +15,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from layerscope.checkpoints import Tensors
-from layerscope.config import from_dict
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.fixed_batch import stored_batch
 from layerscope.isolation import device_of, unwrap
 from layerscope.layers import LayerMap
 from layerscope.optimisation import learning_rate
@@ -269,61 +269,14 @@ def _initial(run: Run, device: torch.device, names: Iterable[str]) -> dict[str, 
 
 def _rate_at(run: Run) -> Callable[[int], float] | None:
     """Learning rate of the step after a moment, where the run was trained from a configuration."""
-    stored, per_epoch = run.manifest["config"], run.steps_per_epoch
+    stored, per_epoch = run.config, run.steps_per_epoch
     if stored is None or per_epoch is None:
         return None
-    return partial(learning_rate, from_dict(stored), steps_per_epoch=per_epoch)
+    return partial(learning_rate, stored, steps_per_epoch=per_epoch)
 
 
 def _read(tensors: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in names}
-
-
-# The fixed batch of a run
-
-
-def _flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
-    if isinstance(batch, Tensor):
-        return {path or "/": batch}
-    if isinstance(batch, str):  # iterable for ever
-        raise TypeError(batch)
-    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-    return {k: v for key, part in items for k, v in _flatten(part, f"{path}/{key}").items()}
-
-
-def store_batch(run: Run, batch: Any) -> None:
-    """Keep the fixed batch with the run, so that probes measure the same one later.
-
-    Raises:
-        LayerscopeError: The batch is no tensor, tuple, list or dict of these.
-    """
-    from layerscope.checkpoints import write_tensors
-
-    try:
-        tensors = _flatten(batch)
-    except (AttributeError, TypeError) as error:
-        raise LayerscopeError(
-            f"a batch of type {type(batch).__name__} cannot be stored.",
-            "Pass tensors in tuples, lists or dicts.",
-        ) from error
-    kind = "dict" if isinstance(batch, Mapping) else "tuple"
-    write_tensors(run.path / "batch.safetensors", tensors, {"kind": kind})
-
-
-def stored_batch(run: Run) -> Any:
-    """The fixed batch that was stored with a run; None if there is none."""
-    path = run.path / "batch.safetensors"
-    if not path.exists():
-        return None
-    file = Tensors(path)
-    tensors = dict(file)
-    if list(tensors) == ["/"]:
-        return tensors["/"]
-    if any(name.count("/") > 1 for name in tensors):
-        raise LayerscopeError(f"{path} holds a nested batch.", "Pass batch=... to measure.")
-    if file.metadata.get("kind") == "dict":
-        return {name[1:]: tensor for name, tensor in tensors.items()}
-    return tuple(tensors[f"/{i}"] for i in range(len(tensors)))
 
 
 def is_finite(value: float | Tensor) -> bool:
