@@ -57,7 +57,7 @@ def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
 
     Raises:
         DivergedError: The Hessian is not finite.
-        LayerscopeError: The iteration did not converge.
+        LayerscopeError: The iteration did not converge, or an operator has no second derivative.
     """
     with torch.inference_mode(False), torch.enable_grad():
         value, leaves = loss(weights)
@@ -65,10 +65,16 @@ def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
 
     def product(vector: np.ndarray) -> np.ndarray:
         direction = torch.as_tensor(vector.reshape(-1), dtype=slope.dtype, device=slope.device)
-        parts = torch.autograd.grad(
-            slope, leaves, direction, retain_graph=True, materialize_grads=True
-        )
-        return torch.cat([p.reshape(-1) for p in parts]).double().cpu().numpy()
+        try:
+            parts = torch.autograd.grad(
+                slope, leaves, direction, retain_graph=True, materialize_grads=True
+            )
+        except NotImplementedError as error:
+            raise LayerscopeError(
+                f"the loss has no second derivative: {error}",
+                "Leave the Hessian out, e.g. LossLandscape(hessian=False), or the layer.",
+            ) from error
+        return torch.cat([_dense(p).reshape(-1) for p in parts]).double().cpu().numpy()
 
     n = slope.numel()
     first = np.random.default_rng(0).standard_normal(n)

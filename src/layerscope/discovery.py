@@ -91,14 +91,6 @@ def _checked(model: Any) -> nn.Module:
             f"the model is a {type(model).__name__}, not a torch.nn.Module.",
             "Pass the model itself; call a function that builds one first.",
         )
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise LayerscopeError(
-                f"{repr(name) if name else 'the model'} is a TorchScript module, which takes no "
-                "hooks.",
-                "Pass the module that it was scripted or traced from; load_state_dict takes "
-                "weights over.",
-            )
     _refuse_lazy(model)
     if next(model.parameters(), None) is None:
         raise LayerscopeError(

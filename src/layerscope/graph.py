@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,17 @@ class _Tensor:
 
 
 TENSOR = _Tensor()
+
+
+@contextlib.contextmanager
+def _no_fallback_warnings() -> Iterator[None]:
+    """Without PyTorch's note on standard error that an operator is batched by a loop."""
+    switch = torch._C._functorch._set_vmap_fallback_warning_enabled  # pyright: ignore
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)
 
 
 @dataclass
@@ -152,7 +164,8 @@ class Graph:
             return [self._outputs(kept, changed, variant) for variant in variants]
         stacked = {name: torch.stack([v[name] for v in variants]) for name in sorted(changed)}
         try:
-            wide = torch.vmap(lambda tensors: self._results(kept, changed, tensors))(stacked)
+            with _no_fallback_warnings():
+                wide = torch.vmap(lambda tensors: self._results(kept, changed, tensors))(stacked)
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise

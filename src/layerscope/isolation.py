@@ -24,7 +24,7 @@ WRAPPERS = ("DistributedDataParallel", "DataParallel", "_FabricModule")
 def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module inside wrappers of torch.compile, (D)DP and Lightning Fabric."""
     while True:
-        inner = model._modules.get("_orig_mod")  # torch.compile(model)
+        inner = getattr(model, "_orig_mod", None)  # torch.compile(model)
         if inner is None and type(model).__name__ in WRAPPERS:
             inner = model.module
         if not isinstance(inner, nn.Module):
@@ -51,6 +51,12 @@ def _walk(
     module = unwrap(module)
     if module in seen:
         return
+    if isinstance(module, torch.jit.ScriptModule):
+        raise LayerscopeError(
+            f"{repr(name) if name else 'the model'} is a TorchScript module, which takes no hooks.",
+            "Pass the module that it was scripted or traced from; load_state_dict takes weights "
+            "over.",
+        )
     yield name, module
     inside = seen | {module} if every_name else seen  # cycles end, other names do not
     inside.add(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -138,7 +139,7 @@ class LayerMap:
         return [tensors[name] for name in self.parameter_names]
 
     def with_dimensions(self, minimum: int) -> LayerMap:
-        """Only parameters with at least ``minimum`` dimensions, and the layers that have any.
+        """Only parameters with at least ``minimum`` dimensions, and entries; layers that have any.
 
         With 2 these are the matrices and filters: no bias, no affine part of a normalisation.
 
@@ -148,7 +149,11 @@ class LayerMap:
         kept = [
             replace(
                 layer,
-                parameters={n: s for n, s in layer.parameters.items() if len(s) >= minimum},
+                parameters={
+                    n: s
+                    for n, s in layer.parameters.items()
+                    if len(s) >= minimum and math.prod(s) > 0
+                },
             )
             for layer in self.layers
         ]

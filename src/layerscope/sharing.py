@@ -24,11 +24,11 @@ from layerscope.isolation import (
     every_tensor,
     holding,
     isolated,
-    preserved,
     seed_all,
     unwrap,
     without_aliases,
 )
+from layerscope.snapshot import Snapshot
 from layerscope.task import Task
 from layerscope.tracing import traced
 
@@ -104,29 +104,55 @@ def shared_loss(
     for index, group in enumerate(chosen):
         check_names(index, {name: base.get(name, torch.empty(0)) for name in group}, base)
     with isolated(model, weights=base):
+        subject = Subject(model, task, base)
         with torch.no_grad():
-            graph = traced(model, task, base, batch)
-        if graph is None or not _smooth(graph, model, chosen, batch, task, base):
-            yield _PlainLoss(model, batch, task, base)
+            graph = subject.graph(batch)
+        if graph is None or not _smooth(graph, subject, chosen, batch):
+            yield _PlainLoss(subject, batch)
             return
         with torch.no_grad():
             kept = graph.run_base(base, batch, chosen)
         yield _GraphLoss(graph, kept, batch, task)
 
 
-def run_plainly(model: nn.Module, task: Task, batch: Any) -> Any:
-    """Outputs of a plain call, which begins with the same random state as any other."""
-    seed_all(0)
-    with preserved(model):
+class Subject:
+    """A model that is evaluated, inside `layerscope.isolation.isolated`: what all calls share.
+
+    Args:
+        model: The model.
+        task: How to run it.
+        base: Its parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, base: Weights) -> None:
+        self.model = model
+        self.task = task
+        self.base = base
+        self.name = type(model).__name__
+        self._found = Snapshot(model)
+
+    def graph(self, batch: Any) -> Graph | None:
+        """The graph for batches of this shape; None where there is none."""
+        return traced(self.model, self.task, self.base, batch)
+
+    def outputs(self, batch: Any) -> Any:
+        """Outputs of a plain call, which begins with the same state as any other.
+
+        Raises:
+            LayerscopeError: The model does not run.
+        """
+        seed_all(0)
         try:
-            return task.forward(model, batch)
+            return self.task.forward(self.model, batch)
         except LayerscopeError:
             raise
         except Exception as error:  # of the model's own code
             raise LayerscopeError(
-                f"{type(model).__name__} does not run on a batch of these data: {error}",
+                f"{self.name} does not run on a batch of these data: {error}",
                 "Pass data of the shape, type and device that the model takes, and their task.",
             ) from error
+        finally:
+            self._found.restore()
 
 
 def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], factor: float = 1.0) -> bool:
@@ -147,51 +173,42 @@ def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], factor: float = 
     return True
 
 
-def trusted(graph: Graph, model: nn.Module, task: Task, base: Weights, batch: Any) -> bool:
+def trusted(graph: Graph, subject: Subject, batch: Any) -> bool:
     """Whether a graph gives the model's outputs; asked once, on real data."""
     if graph.trusted is None:
-        expected = Nested.of(outputs := run_plainly(model, task, batch)).tensors(outputs)
+        expected = Nested.of(outputs := subject.outputs(batch)).tensors(outputs)
         why = "its traced operators do not give its outputs"
         try:
-            found = Nested.of(outputs := graph.base_outputs(base, batch)).tensors(outputs)
+            found = Nested.of(outputs := graph.base_outputs(subject.base, batch)).tensors(outputs)
         except RuntimeError as error:  # an operator that only the model itself can run
             found, why = [], str(error).splitlines()[0]
         graph.trusted = _agree(found, expected)
         if not graph.trusted:
-            _log.warning("%s is evaluated by plain calls: %s", type(model).__name__, why)
+            _log.warning("%s is evaluated by plain calls: %s", subject.name, why)
     return graph.trusted
 
 
-def _smooth(
-    graph: Graph,
-    model: nn.Module,
-    groups: Sequence[frozenset[str]],
-    batch: Any,
-    task: Task,
-    base: Weights,
-) -> bool:
+def _smooth(graph: Graph, subject: Subject, groups: Sequence[frozenset[str]], batch: Any) -> bool:
     """Whether a graph has the model's derivatives for all groups; asked once for each tensor."""
     with torch.no_grad():
-        if not trusted(graph, model, task, base, batch):
+        if not trusted(graph, subject, batch):
             return False
     names = frozenset[str]().union(*groups)
     if names <= graph.smooth:
         return True
-    own = {name: base[name] for name in sorted(names)}
-    plain, leaves = _PlainLoss(model, batch, task, base)(own)
-    expected = gradients(plain, leaves)
+    own = {name: subject.base[name] for name in sorted(names)}
+    expected = gradients(*_PlainLoss(subject, batch)(own))
     with torch.no_grad():
-        kept = graph.run_base(base, batch, [names])
+        kept = graph.run_base(subject.base, batch, [names])
     why = "its derivatives are not those of its operators"
     try:
-        value, leaves = _GraphLoss(graph, kept, batch, task)(own)
-        found = gradients(value, leaves)
+        found = gradients(*_GraphLoss(graph, kept, batch, subject.task)(own))
     except RuntimeError as error:  # an operator without a derivative of its own
         found, why = (), str(error).splitlines()[0]
     if _agree(found, expected, factor=10.0):
         graph.smooth |= names
         return True
-    _log.warning("%s is differentiated by plain calls: %s", type(model).__name__, why)
+    _log.warning("%s is differentiated by plain calls: %s", subject.name, why)
     return False
 
 
@@ -214,16 +231,15 @@ class _GraphLoss:
 class _PlainLoss:
     """The same by a call of the whole model, its parameters holding what is given."""
 
-    def __init__(self, model: nn.Module, batch: Any, task: Task, base: Weights) -> None:
-        self.model = model
+    def __init__(self, subject: Subject, batch: Any) -> None:
+        self.subject = subject
         self.batch = batch
-        self.task = task
-        self.base = base
         self._held: list[str] = []
 
     def __call__(self, given: Weights) -> tuple[Tensor, list[Tensor]]:
-        holding(self.model, {name: self.base[name] for name in self._held if name not in given})
-        leaves, self._held = holding(self.model, given), list(given)
+        model, base = self.subject.model, self.subject.base
+        holding(model, {name: base[name] for name in self._held if name not in given})
+        leaves, self._held = holding(model, given), list(given)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others have one derivative only
-            outputs = run_plainly(self.model, self.task, self.batch)
-            return self.task.loss(outputs, self.batch), leaves
+            outputs = self.subject.outputs(self.batch)
+            return self.subject.task.loss(outputs, self.batch), leaves

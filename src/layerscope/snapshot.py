@@ -86,7 +86,10 @@ class Snapshot:
 
     def _visit_all(self, values: Iterable[Any], depth: int) -> None:
         for value in values:
-            self._visit(value, depth)
+            if value is None or type(value) in ATOMS:
+                self._atoms.append(value)
+            else:
+                self._visit(value, depth)
 
     def _visit_object(self, value: Any, depth: int) -> None:
         """Functions with what they enclose, partial objects, methods, and plain objects."""

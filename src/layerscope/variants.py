@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from layerscope.errors import LayerscopeError
 from layerscope.graph import Graph
 from layerscope.isolation import isolated, other_tensors, unwrap
-from layerscope.sharing import base_weights, check_names, run_plainly, trusted
+from layerscope.sharing import Subject, base_weights, check_names, trusted
 from layerscope.task import Task, examples, rows
-from layerscope.tracing import traced
 
 Weights = Mapping[str, Tensor]
 Advance = Callable[[int, int], None]
@@ -107,7 +106,7 @@ def evaluate_variants(
         groups.setdefault(frozenset(variant), []).append(index)
     found: list[tuple[Tensor, Tensor | None]] = []
     with isolated(model, weights=base), torch.no_grad():
-        engine = _Engine(model, task, base, variants, groups, budget)
+        engine = _Engine(Subject(model, task, base), variants, groups, budget)
         for done, batch in enumerate(data, 1):
             found += [engine(piece) for piece in engine.pieces(batch)]
             if advance is not None:
@@ -124,30 +123,22 @@ class _Engine:
 
     def __init__(
         self,
-        model: nn.Module,
-        task: Task,
-        base: Weights,
+        subject: Subject,
         variants: Sequence[Weights],
         groups: Mapping[frozenset[str], list[int]],
         budget: int,
     ) -> None:
-        self.model = model
-        self.task = task
-        self.base = base
+        self.subject = subject
         self.variants = variants
         self.groups = groups
         self.budget = budget
-        self._on_cpu = next(iter(base.values())).device.type == "cpu"
+        self._on_cpu = next(iter(subject.base.values())).device.type == "cpu"
         self._size: int | None = None
         self._widths: dict[tuple[int, frozenset[str]], int] = {}
 
-    def graph(self, batch: Any) -> Graph | None:
-        """The graph for batches of this shape; None where there is none."""
-        return traced(self.model, self.task, self.base, batch)
-
     def pieces(self, batch: Any) -> Iterator[Any]:
         """The batch in parts whose activations fit the budget; whole without a graph."""
-        if self._size is None and (graph := self.graph(batch)) is not None:
+        if self._size is None and (graph := self.subject.graph(batch)) is not None:
             needed, n = graph.peak_bytes(list(self.groups)), examples(batch)
             pieces = min(n, -(-needed // self.budget))
             self._size = -(-n // max(pieces, 1))
@@ -167,16 +158,16 @@ class _Engine:
     def _in_turn(self, batch: Any) -> list[Judged]:
         judged = []
         for variant in self.variants:
-            with other_tensors(self.model, variant):
-                judged.append(self._judge(run_plainly(self.model, self.task, batch), batch))
+            with other_tensors(self.subject.model, variant):
+                judged.append(self._judge(self.subject.outputs(batch), batch))
         return judged
 
     def _together(self, batch: Any) -> list[Judged] | None:
-        graph = self.graph(batch)
-        if graph is None or not trusted(graph, self.model, self.task, self.base, batch):
+        graph = self.subject.graph(batch)
+        if graph is None or not trusted(graph, self.subject, batch):
             return None
         judged: dict[int, Judged] = {}
-        kept = graph.run_base(self.base, batch, list(self.groups))
+        kept = graph.run_base(self.subject.base, batch, list(self.groups))
         for changed, members in self.groups.items():
             for chunk in self._chunks(graph, changed, members):
                 made = graph.run_variants(kept, changed, [self.variants[i] for i in chunk])
@@ -202,6 +193,6 @@ class _Engine:
         return self._widths[key]
 
     def _judge(self, output: Any, batch: Any) -> Judged:
-        losses = self.task.losses(output, batch).double()
-        correct = None if self.task.correct is None else self.task.correct(output, batch)
-        return losses, correct
+        task = self.subject.task
+        correct = None if task.correct is None else task.correct(output, batch)
+        return task.losses(output, batch).double(), correct

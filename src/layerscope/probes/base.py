@@ -204,6 +204,11 @@ def step_coordinates(steps: Sequence[int], steps_per_epoch: int | None) -> dict[
     return coordinates
 
 
+def without_entries(layers: LayerMap) -> dict[str, str]:
+    """The layers whose parameters have no entries, and that reason."""
+    return {layer.name: "has no entries" for layer in layers if layer.n_parameters == 0}
+
+
 def blank(values: Tensor, layers: LayerMap, missing: Mapping[str, str]) -> Tensor:
     """The values, layers along the first dimension, with NaN for those that have none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -177,7 +178,7 @@ def computing_units(model: nn.Module, task: Task, data: Any) -> tuple[int, int]:
 
     def note(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            counts.append(output[0].numel())
+            counts.append(math.prod(output.shape[1:]))  # also where it got no example
 
     batch = pytree.tree_map(
         lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, next(iter(data))

@@ -16,7 +16,15 @@ from layerscope.discovery import preview
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_distances, layer_norms
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+from layerscope.probes.base import (
+    Moment,
+    MomentProbe,
+    Need,
+    Variable,
+    blank,
+    over_time,
+    without_entries,
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,13 @@ class DistanceFromInitialisation(MomentProbe):
         distance = layer_distances(initial, now, owner, n, 2.0)
         size = torch.tensor([layer.n_parameters for layer in layers], device=distance.device)
         start = layer_norms(initial, owner, n, 2.0)
-        return {
+        moment.missing.update(without_entries(layers))
+        found = {
             "rms_distance": distance / size.double().sqrt(),
             "max_distance": layer_distances(initial, now, owner, n, math.inf),
             "relative_distance": torch.where(distance == 0, 0.0, distance / start),
         }
+        return {name: blank(values, layers, moment.missing) for name, values in found.items()}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Relative and RMS distance over time; the first without layers that start at zero."""

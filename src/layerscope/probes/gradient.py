@@ -15,7 +15,15 @@ from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_norms
 from layerscope.isolation import differentiable, isolated, leaves, unwrap
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
+from layerscope.probes.base import (
+    Moment,
+    MomentProbe,
+    Need,
+    Variable,
+    blank,
+    over_time,
+    without_entries,
+)
 
 
 def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False) -> list[Tensor]:
@@ -38,8 +46,8 @@ def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False
 
 
 def without_derivatives(layers: LayerMap, weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """The layers whose parameters are all of a type without derivatives, and that reason."""
-    return {
+    """The layers whose parameters have no entries or no derivatives, and why."""
+    return without_entries(layers) | {
         layer.name: f"has parameters of type {weights[next(iter(layer.parameters))].dtype}"
         for layer in layers
         if not any(differentiable(weights[name]) for name in layer.parameters)

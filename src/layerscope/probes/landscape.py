@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from layerscope.functional.landscape import displaced, scaled_direction
 from layerscope.functional.norms import layer_norms, owners
 from layerscope.isolation import device_of, mixed_seed
 from layerscope.layers import LayerMap
-from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
+from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, blank, layer_coordinates
 from layerscope.sharing import shared_loss
 from layerscope.variants import evaluate_variants
 
@@ -105,20 +106,28 @@ class LossLandscape(TrajectoryProbe):
         self._check()
         device = device_of(context.model)
         weights = dict(context.run.checkpoint(self._step(context), device))
-        rows = [self._losses(context, weights, names) for names in _names(layers)]
-        table = torch.stack(rows)
+        context.missing.update(_unreal(layers, weights))
+        blank(torch.zeros(len(layers)), layers, context.missing)  # some layer has to be left
+        groups = [
+            tuple(name for name in layer.parameters if weights[name].is_floating_point())
+            for layer in layers
+            if layer.name not in context.missing
+        ]
+        table = torch.stack([self._losses(context, weights, names) for names in groups])
         surface = table[:, : self.points**2].reshape(-1, self.points, self.points)
         middle = self.points // 2
         rise = table[:, self.points**2 :] - surface[:, middle, middle, None]
         values = {"increase": rise.mean(1), "increase_deviation": rise.std(1)} if self.draws else {}
         if self.hessian:
-            found = self._curvatures(context, weights, list(_names(layers)))
+            found = self._curvatures(context, weights, groups)
             values["curvature"] = torch.tensor(found, dtype=torch.float64)
-            owner = owners([len(names) for names in _names(layers)], device)
-            own = [weights[name] for names in _names(layers) for name in names]
-            lengths = layer_norms(own, owner, len(layers)).cpu()
+            owner = owners([len(names) for names in groups], device)
+            own = [weights[name] for names in groups for name in names]
+            lengths = layer_norms(own, owner, len(groups)).cpu()
             values["relative_curvature"] = values["curvature"] * lengths**2
-        return self._dataset(layers, surface, values)
+        rows = [index for index, name in enumerate(layers.names) if name not in context.missing]
+        spread = partial(_spread, rows, len(layers))
+        return self._dataset(layers, spread(surface), {k: spread(v) for k, v in values.items()})
 
     def _check(self) -> None:
         if self.points < 1 or self.points % 2 == 0:
@@ -224,6 +233,22 @@ class LossLandscape(TrajectoryProbe):
         return found
 
 
-def _names(layers: LayerMap) -> Iterator[tuple[str, ...]]:
-    """Names of the parameters of each layer."""
-    return (tuple(layer.parameters) for layer in layers)
+def _unreal(layers: LayerMap, weights: Direction) -> dict[str, str]:
+    """Layers that cannot be moved along real directions, and why."""
+    found = {}
+    for layer in layers:
+        kinds = [weights[name] for name in layer.parameters]
+        if any(tensor.is_complex() for tensor in kinds):
+            found[layer.name] = "has complex parameters, which have no real directions"
+        elif not any(tensor.is_floating_point() for tensor in kinds):
+            found[layer.name] = f"has parameters of type {kinds[0].dtype}"
+    return found
+
+
+def _spread(rows: Sequence[int], n: int, values: Tensor) -> Tensor:
+    """The values in their rows of ``n``, NaN in the others."""
+    if len(rows) == n:
+        return values
+    found = torch.full((n, *values.shape[1:]), torch.nan, dtype=values.dtype)
+    found[list(rows)] = values
+    return found
