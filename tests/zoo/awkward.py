@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.awkward import AWKWARD as CASES
 from tests.awkward import DERIVED, convolutions
-from tests.zoo.specimen import NO_ATTACK, anew, specimen
+from tests.zoo.specimen import NO_ATTACK, NO_HESSIAN, anew, specimen
 
 _BUILDS = {case.name: case.build for case in CASES}
 _TOKENS: dict[str, Any] = {"refused": NO_ATTACK}
@@ -17,7 +17,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "renormalised": _TOKENS,
     "autocast as a method": {"twin": anew(convolutions)},
     "autocast in a closure": {"twin": anew(convolutions)},
-    "sparse": _TOKENS,
+    "sparse": {"refused": NO_ATTACK | NO_HESSIAN},
     "listed": {
         "refused": {
             "response_frequency": "no layer can be measured: 'a' is not called by the model",

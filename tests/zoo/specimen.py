@@ -13,6 +13,7 @@ from torch import nn
 from layerscope.probes import Probe
 
 NO_ATTACK = {"adversarial_accuracy": "an attack needs batches .inputs, labels."}
+NO_HESSIAN = {"loss_landscape": "no second derivative"}
 NO_BLOCKS = "no module matches the pattern 'blocks"
 
 
