@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layerscope.checkpoints import Tensors
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.fixed_batch import flatten, stored_batch
+from layerscope.fixed_batch import blaming_batch, flatten, stored_batch
 from layerscope.layers import LayerMap
 from layerscope.optimisation import learning_rate
 from layerscope.probes.base import (
@@ -170,7 +170,7 @@ def measure(
         context = Trajectory(
             run, chosen, model, task, batch, data, training_data=training_data, factory=factory
         )
-        dataset = probe.measure(context, layers)
+        dataset = blaming_batch(probe.measure, context, layers)
     else:
         raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")
     dataset.attrs |= attributes | {"checkpoints": chosen, "run_created": run.manifest["created"]}
@@ -230,7 +230,7 @@ def _moments(
         if "previous" not in probe.needs or previous is not None:
             rate = rate_at(step) if rate_at else None
             moment = Moment(step, weights, previous, initial, learning_rate=rate, **given)
-            rows.append((step, probe.measure(moment, layers)))
+            rows.append((step, blaming_batch(probe.measure, moment, layers)))
         previous = weights
         advance(done, len(steps))
     if not rows:
