@@ -163,3 +163,9 @@ def test_checkpoints_are_compared_with_the_manifest(tmp_path, change, message):
         return
     with pytest.raises(LayerscopeError, match=rf"a.safetensors does not fit .*{message}"):
         check_parameters(file, shapes, found)
+
+
+@pytest.mark.parametrize("length", [1, 9, 17, 33])
+def test_what_is_read_lies_in_memory_as_what_was_written(tmp_path, length):
+    write_tensors(tmp_path / "a.safetensors", {"w": torch.ones(64)}, {"note": "x" * length})
+    assert Tensors(tmp_path / "a.safetensors")["w"].data_ptr() % 64 == 0

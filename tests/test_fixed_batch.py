@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from tests.cases import FCN
 
 from layerscope.errors import LayerscopeError
-from layerscope.fixed_batch import FILE, store_batch, stored_batch
+from layerscope.fixed_batch import FILE, blaming_batch, store_batch, stored_batch
+from layerscope.probes import GradientMagnitude, measure
 from layerscope.store import Run
 
 X = torch.arange(6.0).view(2, 3)
@@ -64,3 +67,32 @@ def test_the_batch_of_another_run_is_refused(run, tmp_path):
     with pytest.raises(LayerscopeError, match=r"batch.safetensors is that of run"):
         stored_batch(other)
     other.finish("complete")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (torch.ones(8, 5), torch.zeros(8).long()),
+        (torch.ones(8, 4), torch.zeros(7).long()),
+        (torch.ones(8, 4), torch.zeros(8)),
+        (torch.ones(8, 4),),
+        {"x": torch.ones(8, 4)},
+    ],
+    ids=["inputs", "labels", "type", "no labels", "names"],
+)
+def test_a_batch_that_does_not_fit_the_model_is_named(run, batch):
+    run.write_checkpoint(0, FCN.model().state_dict())
+    store_batch(run, batch)
+    with pytest.raises(LayerscopeError, match=r"Sequential does not run on the batch") as said:
+        measure(GradientMagnitude(), run, model=FCN.model(), task=FCN.task)
+    assert "batch.safetensors" in said.value.remedy
+
+
+def test_what_fails_for_another_reason_is_left_alone():
+    def failing(moment, layers):
+        raise ZeroDivisionError
+
+    fits = SimpleNamespace(model=FCN.model(), task=FCN.task, batch=FCN.batch(0))
+    for moment in (fits, SimpleNamespace(batch=None)):
+        with pytest.raises(ZeroDivisionError):
+            blaming_batch(failing, moment, None)

@@ -91,7 +91,8 @@ FAULTS = {
     "no groups": ({"groups": []}, {}, "groups"),
     "rate": ({"groups/0/lr": "0.1"}, {}, "groups/0/lr is '0.1'"),
     "betas": ({"groups/0/betas": None}, {}, "groups/0/betas is None"),
-    "no rate": ({"groups/0/lr": ...}, {}, "groups/0/lr"),
+    "one beta": ({"groups/0/betas": [0.9]}, {}, r"groups/0/betas is \[0.9\]"),
+    "decay": ({"groups/0/weight_decay": 0.5}, {}, "groups/0/weight_decay is 0.5, not 0"),
     "parameters": ({"groups/0/params": [0]}, {}, "groups"),
     "numbers": ({"numbers": [1]}, {}, "numbers"),
     "no weight": ({}, {"model/layer1.weight": None}, "'layer1.weight' is missing"),
@@ -127,6 +128,17 @@ def test_metadata_that_are_no_state_are_named(saved, text):
     save_file(found, path, {"state": text})
     with pytest.raises(LayerscopeError, match=r"resume.safetensors"):
         load_state(saved, *trained(1, 0))
+
+
+def test_settings_that_the_file_does_not_have_are_the_optimisers_own(saved):
+    rewritten(saved, state={"groups/0/fused": ..., "groups/0/betas": ...})
+    model, optimizer = trained(1, 0)
+    optimizer.param_groups[0]["lr"] = 7.0
+    load_state(saved, model, optimizer)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (
+        0.1,
+        (0.9, 0.999),
+    )
 
 
 def test_the_state_of_another_run_or_model_is_refused(saved, tmp_path):

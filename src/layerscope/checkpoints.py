@@ -150,7 +150,8 @@ class Tensors(Mapping[str, Tensor]):
             raise self._damaged(f"{name!r} cannot be read: {error}") from error
         if self._sums is not None and self._sums[name] != _checksum(tensor):
             raise self._damaged(f"the values of {name!r} are not those that were written")
-        return tensor.to(self._device)
+        # Not the mapped file itself: how it lies in there decides the last bits of a sum.
+        return tensor.to(self._device, copy=True)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from layerscope.checkpoints import Tensors, write_tensors
 from layerscope.errors import LayerscopeError
+from layerscope.isolation import isolated
 from layerscope.store import Run
 
 FILE = "batch.safetensors"
+M = TypeVar("M")
+L = TypeVar("L")
+R = TypeVar("R")
 
 
 def flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
@@ -67,3 +72,36 @@ def stored_batch(run: Run) -> Any:
     if kind != "tuple" or {*tensors} != {f"/{i}" for i in range(len(tensors))}:
         raise LayerscopeError(f"{path} holds no batch.", "Pass batch=... to measure.")
     return tuple(tensors[f"/{i}"] for i in range(len(tensors)))
+
+
+def blaming_batch(measure: Callable[[M, L], R], moment: M, layers: L) -> R:
+    """``measure(moment, layers)``; where it fails because the batch does not fit, that is said.
+
+    The model is run on the batch only after something has failed.
+
+    Args:
+        measure: What to call.
+        moment: Has ``model``, ``task`` and ``batch``, each of which may be None.
+        layers: Passed on.
+
+    Raises:
+        LayerscopeError: The model does not run on the batch, or its outputs do not fit it.
+    """
+    try:
+        return measure(moment, layers)
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        model, task, batch = (getattr(moment, n, None) for n in ("model", "task", "batch"))
+        if model is None or task is None or batch is None:
+            raise
+        try:
+            with isolated(model), torch.no_grad():
+                task.loss(task.forward(model, batch), batch)
+        except Exception as reason:  # the model and the task are anyone's
+            raise LayerscopeError(
+                f"{type(model).__name__} does not run on the batch: "
+                f"{type(reason).__name__}: {reason}",
+                f"Pass a batch that fits model and task, or mend {FILE} of the run.",
+            ) from error
+        raise

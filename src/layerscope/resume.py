@@ -92,14 +92,12 @@ def load_state(
     weights = _weights(file.path, tensors, model)
     random = _random(file.path, tensors)
     state = _nested(file.path, tensors | meta["numbers"], "optimizer")
-    _check_optimizer(file.path, state, meta["groups"], optimizer)
+    _check_optimizer(file.path, state, optimizer)
+    groups = _groups(file.path, meta["groups"], optimizer)
     kept = _nested(file.path, tensors, "previous")
     for values in kept.values():
         _check_shapes(file.path, weights, values)
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
-    except (ValueError, KeyError, TypeError) as error:  # groups that are not this optimiser's
-        raise _wrong(file.path, f"groups: {error}") from error
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     own = unique_state(model)
     with torch.no_grad():
         for name, value in own.items():
@@ -159,18 +157,31 @@ def _random(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return random
 
 
+def _groups(
+    path: Path, found: list[dict[str, Any]], optimizer: torch.optim.Optimizer
+) -> list[dict[str, Any]]:
+    """The optimiser's own groups with the stored learning rates; other settings must be equal.
+
+    A setting that the file does not have came with a later version of PyTorch.
+    """
+    current = optimizer.state_dict()["param_groups"]
+    if len(found) != len(current):
+        raise _wrong(path, f"there are {len(found)} groups, not {len(current)}")
+    for index, (own, stored) in enumerate(zip(current, found, strict=True)):
+        if unknown := stored.keys() - own.keys():
+            raise _wrong(path, f"groups/{index}/{min(unknown)} is no setting of the optimiser")
+        for name, value in json.loads(json.dumps(own)).items():
+            there = stored.get(name, value)
+            if there != value if name != "lr" else type(there) not in (int, float):
+                raise _wrong(path, f"groups/{index}/{name} is {there!r}, not {value!r}")
+    rates = [{"lr": stored["lr"]} if "lr" in stored else {} for stored in found]
+    return [own | rate for own, rate in zip(current, rates, strict=True)]
+
+
 def _check_optimizer(
-    path: Path,
-    state: Mapping[int, Mapping[str, Any]],
-    groups: list[dict[str, Any]],
-    optimizer: torch.optim.Optimizer,
+    path: Path, state: Mapping[int, Mapping[str, Any]], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Refuse state of other parameters, and settings that the optimiser does not have or know."""
-    current = json.loads(json.dumps(optimizer.state_dict()["param_groups"]))
-    for index, (own, found) in enumerate(zip(current, groups, strict=False)):
-        for name, value in own.items():
-            if _kind(found.get(name, ...)) != _kind(value):
-                raise _wrong(path, f"groups/{index}/{name} is {found.get(name)!r}, not {value!r}")
+    """Refuse state of other parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, values in state.items():
         if index not in range(len(parameters)):
@@ -179,12 +190,6 @@ def _check_optimizer(
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape not in ((), shape):
                 raise _wrong(path, f"optimizer/{index}/{key} has shape {tuple(value.shape)}")
-
-
-def _kind(value: Any) -> str:
-    """Kind of a JSON value: numbers are one kind."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "number" if number else type(value).__name__
 
 
 def _nested(path: Path, values: Mapping[str, Any], prefix: str) -> dict[int, dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layerscope.checkpoints import Tensors
 from layerscope.environment import package_version
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.fixed_batch import stored_batch
+from layerscope.fixed_batch import blaming_batch, stored_batch
 from layerscope.isolation import device_of, unwrap
 from layerscope.layers import LayerMap
 from layerscope.optimisation import learning_rate
@@ -185,7 +185,7 @@ def measure(
             factory=factory,
             missing=missing,
         )
-        dataset = with_reasons(probe.measure(context, selected), missing)
+        dataset = with_reasons(blaming_batch(probe.measure, context, selected), missing)
     else:
         raise TypeError(f"{type(probe).__name__} is neither MomentProbe nor TrajectoryProbe")
     dataset.attrs |= attributes | {"checkpoints": chosen, "run_created": run.manifest["created"]}
@@ -246,7 +246,7 @@ def _moments(
         if "previous" not in probe.needs or previous is not None:
             rate = rate_at(step) if rate_at else None
             moment = Moment(step, weights, previous, initial, learning_rate=rate, **given)
-            rows.append((step, probe.measure(moment, layers)))
+            rows.append((step, blaming_batch(probe.measure, moment, layers)))
         previous = weights
         advance(done, len(steps))
     if not rows:
