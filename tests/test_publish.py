@@ -85,7 +85,10 @@ def test_a_run_without_its_initialisation_has_a_page_that_says_so(tmp_path):
     run = record(tmp_path / "a", checkpoints=every(2), measure=every(2), probes=[])
     (run.path / "checkpoints" / "000000000.safetensors").unlink()
     page = run_page([run])
-    assert page.notices == ("a: no checkpoint at step 0: distances count from step 2.",)
+    assert page.notices == (
+        "a: the checkpoints at steps 0 are gone.",
+        "a: no checkpoint at step 0: distances count from step 2.",
+    )
     assert page.lead.key == "convergence-time-step"
     assert "distance" not in {column.name for column in page.table.columns}
     assert write_report(run, tmp_path / "r.html").exists()

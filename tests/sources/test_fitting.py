@@ -175,7 +175,7 @@ def test_a_pickle_that_is_called_safetensors_is_not_to_be_deleted(tmp_path):
 
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential()])
 def test_a_model_without_parameters_has_no_layers(tmp_path, model):
-    with pytest.raises(LayerscopeError, match="no layer with parameters"):
+    with pytest.raises(LayerscopeError, match="has no parameters"):
         Run.from_checkpoints(tmp_path / "run", {0: {}}, model)
     assert not (tmp_path / "run").exists()
 
