@@ -161,3 +161,12 @@ def test_what_cannot_be_removed_is_named(pattern, message, images):
 def test_a_plain_network_has_no_blocks():
     with pytest.raises(LayerscopeError, match="This model has none"):
         without(FCN.model(), ["layer1"], FCN.batch(0)[0])
+
+
+def test_layers_of_a_compiled_part_are_frozen_by_the_same_names():
+    plain, compiled = FCN.model(), FCN.model()
+    compiled.layer1 = torch.compile(compiled.layer1, backend="eager")
+    names = freeze(compiled, ["layer1"])
+    assert names == freeze(plain, ["layer1"]) == ("layer1.weight", "layer1.bias")
+    assert not any(p.requires_grad for p in compiled.layer1.parameters())
+    assert all(p.requires_grad for p in compiled.output.parameters())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from layerscope.discovery import Forward, Layer, blocks, matching, preview, run_example
 from layerscope.drawing import Factory, fresh_weights
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import copied, isolated, unique_state
+from layerscope.isolation import copied, every_tensor, isolated, unique_state
 
 
 @contextlib.contextmanager
@@ -111,15 +111,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     inside = tuple(f"{name}." for name in matching(model, patterns))
     frozen = [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in every_tensor(model).items()
         if parameter.requires_grad and name.startswith(inside)
     ]
     if len(frozen) == sum(parameter.requires_grad for parameter in model.parameters()):
         raise LayerscopeError(
             f"{list(patterns)} freeze every parameter.", "Leave something to train."
         )
+    own = every_tensor(model)
     for name in frozen:
-        model.get_parameter(name).requires_grad_(False)
+        own[name].requires_grad_(False)
     return tuple(frozen)
 
 
@@ -130,8 +131,9 @@ def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[nn.Module]:
     try:
         yield model
     finally:
+        own = every_tensor(model)
         for name in names:
-            model.get_parameter(name).requires_grad_(True)
+            own[name].requires_grad_(True)
 
 
 def without(
