@@ -173,7 +173,7 @@ def test_the_model_is_left_as_found(case):
 
 
 def test_a_module_of_two_names_still_trains_after_a_gradient_was_measured(tmp_path):
-    class Loss(nn_module := torch.nn.Module):
+    class Loss(torch.nn.Module):
         """Holds the network a second time."""
 
         def __init__(self, network):

@@ -39,10 +39,10 @@ def conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if "batch" in probe.needs and given["batch"] is not None:
-        found["batch"] = _digest(given["batch"])
+        found["batch"] = fingerprint(as_tree(given["batch"]))
     for name in ("data", "training_data"):
         if name in probe.needs and given[name] is not None:
-            digests = [_digest(batch) for batch in given[name]]
+            digests = [fingerprint(as_tree(batch)) for batch in given[name]]
             found[name] = hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
     if "model" in probe.needs and given["model"] is not None:
         found["model"] = fingerprint(given["model"])
@@ -53,7 +53,7 @@ def conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fingerprint(value: Any) -> str:
-    """Equal for a model, task or factory that computes the same; new each time if not known.
+    """Equal for equal batches, and models, tasks or factories that compute the same; else new.
 
     A model's parameters and persistent buffers do not count: they come from checkpoints.
     """
@@ -62,14 +62,6 @@ def fingerprint(value: Any) -> str:
     except _UnknownError:
         return uuid.uuid4().hex
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest(batch: Any) -> str:
-    """Equal for equal batches; never equal for one of a type that is not known."""
-    try:
-        return hashlib.sha256(_described(as_tree(batch)).encode()).hexdigest()[:16]
-    except _UnknownError:
-        return uuid.uuid4().hex
 
 
 def _described(value: Any) -> str:
