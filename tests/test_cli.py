@@ -126,7 +126,7 @@ def test_a_recipe_writes_data_claims_figures_and_report(reproduced):
     assert {row["id"] for row in claims} == {"order", "gradient", "reversal"}
     assert all(row["n_seeds"] == 2 for row in claims)
     assert all(row["verdict"] in ("holds", "fails", "inconclusive") for row in claims)
-    data = xr.open_datatree(folder / "study.nc", engine="h5netcdf")
+    data = xr.open_datatree(folder / "study.nc", engine="netcdf4")
     assert data["narrow/gradient_magnitude"].sizes["seed"] == 2
     data.close()
     names = {path.name for path in (folder / "figures").iterdir()}

@@ -127,7 +127,7 @@ def test_a_result_in_the_wrong_place_is_named(tmp_path, dataset, belongs, messag
 def changed(path, change):
     """Rewrite a file as a user may with xarray, which leaves out the seal."""
     dataset = change(xr.load_dataset(path))
-    dataset.to_netcdf(path, engine="h5netcdf")
+    dataset.to_netcdf(path, engine="netcdf4")
     assert SEAL not in path.read_bytes()
 
 
@@ -153,7 +153,7 @@ def test_an_attribute_of_ones_own_does_no_harm_and_old_files_have_no_marks(tmp_p
     write_dataset(tmp_path / "all.nc", part([0]), OURS)
     changed(tmp_path / "all.nc", lambda dataset: dataset.assign_attrs(mine=1))
     assert read_parts(tmp_path, OURS).attrs["mine"] == 1
-    part([0]).to_netcdf(tmp_path / "all.nc", engine="h5netcdf")
+    part([0]).to_netcdf(tmp_path / "all.nc", engine="netcdf4")
     xr.testing.assert_identical(read_parts(tmp_path, {"key": "weight_change"}), part([0]))
 
 

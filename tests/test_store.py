@@ -303,7 +303,7 @@ def test_results_of_another_probe_or_run_are_refused(kept, tmp_path):
 def test_results_without_a_variable_are_named(kept):
     kept.replace_results("training", scalars(1).assign(other=("step", [2.0])))
     path = kept.path / "results" / "training" / "all.nc"
-    xr.load_dataset(path).drop_vars("loss").to_netcdf(path, engine="h5netcdf")
+    xr.load_dataset(path).drop_vars("loss").to_netcdf(path, engine="netcdf4")
     with pytest.raises(LayerscopeError, match=r"all.nc lacks its variable 'loss'"):
         kept.results("training")
 

@@ -68,7 +68,7 @@ def test_a_variant_without_runs_is_an_error():
 def test_what_is_written_reads_back(tmp_path):
     data = collect(STUDY, measured())
     study, claims = write(data, decide(STUDY, data), tmp_path)
-    with xr.open_datatree(study, engine="h5netcdf") as found:
+    with xr.open_datatree(study, engine="netcdf4") as found:
         np.testing.assert_array_equal(
             found["b/weight_change/change"].values, data["b/weight_change/change"].values
         )

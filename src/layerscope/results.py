@@ -6,7 +6,6 @@ do not look behind its end; files without a seal, written before or by others, a
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ import xarray as xr
 from layerscope.errors import LayerscopeError
 from layerscope.files import check_readable, replacing
 
-ENGINE = "h5netcdf"
+ENGINE = "netcdf4"
+HDF5 = b"\x89HDF\r\n\x1a\n"
 SEAL = b"\nlayerscope "
 VARIABLES = "variables"
 """Attribute of a stored dataset: its variables and their dimensions, as JSON."""
@@ -29,9 +29,10 @@ OWN = "Put this run's own file, or its own run.json, in its place; or delete it 
 def write_netcdf(path: Path, data: xr.Dataset | xr.DataTree, seal: bytes = b"") -> None:
     """Write netCDF that is whole or absent.
 
-    It is made in memory first: HDF5 that meets a full disk prints tracebacks of its own.
+    It is made in memory first, where no disk can be full; netCDF leaves unused space behind it.
     """
     content = bytes(data.to_netcdf(None, engine=ENGINE))  # pyright: ignore
+    content = content[: _end(content)]
     if seal:
         seal = SEAL + f"{zlib.crc32(seal, zlib.crc32(content)):08x} ".encode() + seal
     with replacing(path) as temporary:
@@ -68,7 +69,7 @@ def _read(path: Path) -> tuple[xr.Dataset, dict[str, Any]]:
     check_readable(path, f"there is no result file {path}.", "Measure first.")
     try:
         content, belongs = _unsealed(path.read_bytes())
-        return xr.load_dataset(io.BytesIO(content), engine=ENGINE), belongs
+        return xr.load_dataset(content, engine=ENGINE), belongs
     except Exception as error:  # HDF5 and what is built on it fail in many ways
         raise LayerscopeError(f"{path} is truncated or no netCDF file: {error}.", AGAIN) from error
 
@@ -81,14 +82,27 @@ def _unsealed(content: bytes) -> tuple[bytes, dict[str, Any]]:
     """
     end = content.rfind(SEAL)
     if end < 0:
-        # The first superblock says where HDF5 ends; behind it is nothing but a seal.
-        if content[8:9] == b"\0" and 48 <= int.from_bytes(content[40:48], "little") < len(content):
+        if len(content) < _end(content):  # netCDF reads on into what is not there
+            raise ValueError("its end is missing")
+        if len(content) > _end(content):  # where nothing but a seal may stand
             raise ValueError("there is something unknown after its end")
         return content, {}
     whole, found, seal = content[:end], *content[end + len(SEAL) :].split(b" ", 1)
     if int(found, 16) != zlib.crc32(seal, zlib.crc32(whole)):
         raise ValueError("it is not what was written")
     return whole, json.loads(seal)
+
+
+def _end(content: bytes) -> int:
+    """Where HDF5 says that it ends, in the superblock that it begins with.
+
+    Raises:
+        ValueError: It does not begin with one.
+    """
+    at = {0: 40, 1: 44, 2: 28, 3: 28}.get(content[8]) if content.startswith(HDF5) else None
+    if at is None or len(content) < at + 8:
+        raise ValueError("it does not begin as one")
+    return int.from_bytes(content[at : at + 8], "little")
 
 
 def write_part(folder: Path, dataset: xr.Dataset, belongs: Mapping[str, str] | None = None) -> None:
