@@ -196,7 +196,7 @@ def reset_costs(seeds=None, labels=("critical", "ambient", "between"), trained=(
         {
             "degradation": (points, [[70.0, 40.0], [71.0, 0.4], [72.0, 3.0]]),
             "degradation_error": (points, [[1.0, 1.0], [1.0, 0.05], [1.0, 1.0]]),
-            "label": ("layer", list(labels)),
+            "label": ("layer", np.where(trained, labels, "frozen")),
             "rms_distance": (points, np.outer(trained, [1.0, 1.0])),
         },
         coords={

@@ -190,7 +190,7 @@ def edited_state(content: bytearray, draw: random.Random) -> None:
     """Change what stands beside the tensors of a file without checksums."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"].pop("layerscope.crc32")
+    header["__metadata__"].pop("layerscope.xxh3")
     state = json.loads(header["__metadata__"]["state"])
     change_json(state, draw)
     header["__metadata__"]["state"] = json.dumps(state)

@@ -74,6 +74,15 @@ def test_parts_may_have_different_variables(tmp_path):
     np.testing.assert_array_equal(found["test_error"], [np.nan, 1.0])
 
 
+def test_a_reason_that_a_later_part_gives_is_kept(tmp_path):
+    for step, reasons in ((0, ["", "", "never runs"]), (2, ["", "resized", ""]), (4, None)):
+        found = part([step])
+        write_part(tmp_path, found.assign_coords(missing=("layer", reasons)) if reasons else found)
+    for _ in range(2):
+        assert read_parts(tmp_path)["missing"].values.tolist() == ["", "resized", "never runs"]
+        compact(tmp_path)
+
+
 def test_coordinates_and_attributes_survive(tmp_path):
     dataset = part([0, 2]).assign_coords(group=("layer", ["", "early", ""]))
     write_dataset(tmp_path / "all.nc", dataset)

@@ -61,7 +61,7 @@ def rewritten(folder, tensors=(), state=(), **metadata):
     with safe_open(path, "pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = file.metadata()
-    text.pop("layerscope.crc32")
+    text.pop("layerscope.xxh3")
     values = json.loads(text["state"])
     for place, value in dict(state).items():
         *parts, last = [int(p) if p.isdigit() else p for p in place.split("/")]

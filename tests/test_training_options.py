@@ -85,6 +85,10 @@ def test_classes_that_do_not_match_are_an_error(tmp_path):
     with pytest.raises(LayerscopeError, match="has 10 outputs, digits has 7 classes"):
         foreign(run, config, fewer)
     given = foreign(run, config, load(Digits()))
+    for path in (run.path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(LayerscopeError, match="run has no checkpoints"):
+        foreign(run, config, load(Digits()))
     beyond = (torch.zeros(2, 1, 8, 8), torch.tensor([3, 10]))
     with pytest.raises(LayerscopeError, match="class 10 among the labels"):
         given["task"].losses(given["model"](beyond[0]), beyond)

@@ -130,7 +130,13 @@ def test_a_budget_bounds_the_rows_evaluated_at_once():
     assert max(rows[1:]) < 64
 
 
-@pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * case.name.startswith("resnet"), id=case.name)
+        for case in DEEP
+    ],
+)
 def test_tensors_stay_within_the_budget(case):
     model = case.model().eval()
     inputs, labels = case.batch(0)

@@ -7,11 +7,11 @@ and never a number. Files written by others, or before there were checksums, are
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.files import check_readable, replacing
 
-CHECKS = "layerscope.crc32"
+CHECKS = "layerscope.xxh3"
 """Name in the metadata of what `_checks` returns, as JSON."""
 _METADATA = ""  # no tensor has this name
 RESTORE = "Restore it from a copy, go on without it, or record the run again."
@@ -67,14 +67,15 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _checks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, int]:
     """Checksum of every tensor by name, and of the metadata."""
     return {name: _checksum(tensor) for name, tensor in tensors.items()} | {
-        _METADATA: zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+        _METADATA: xxhash.xxh3_64_intdigest(json.dumps(dict(metadata), sort_keys=True).encode())
     }
 
 
 def _checksum(tensor: Tensor) -> int:
-    """CRC-32 of type, shape and bytes of a contiguous tensor on the CPU."""
-    start = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    return zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, start)
+    """XXH3 (64 bits) of type, shape and bytes of a contiguous tensor on the CPU."""
+    found = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.intdigest()
 
 
 class Tensors(Mapping[str, Tensor]):

@@ -12,6 +12,7 @@ import xarray as xr
 
 from layerscope.discovery import preview
 from layerscope.figures.estimate import mean_interval
+from layerscope.functional.robustness import FROZEN
 from layerscope.report.page import Finding
 
 Measured = Mapping[str, xr.Dataset]
@@ -21,7 +22,7 @@ MOST_RESETS = 6
 MOST_NAMES = 6
 NOT_TRAINED = "not trained"
 WORDS = {
-    "frozen": NOT_TRAINED,
+    FROZEN: NOT_TRAINED,
     "ambient": "ambient",
     "critical": "critical",
     "between": "neither ambient nor critical",
@@ -291,21 +292,17 @@ def _reset_costs(
     start = "its initial weights" if steps[0] == "0" else f"step {steps[0]}"
     if "seed" not in rise.dims:
         evidence = "Rise of the test error; 95% interval over test examples, paired."
-        kinds = _kinds(chosen, labels.values[:, None])
+        kinds = _kinds(labels.values[:, None])
         return start, rise.values, 1.96 * error.values, kinds, evidence
     found = mean_interval(rise.transpose("layer", "seed").values, axis=1)
     evidence = f"Rise of the test error; 95% interval over {rise.sizes['seed']} seeds."
-    kinds = _kinds(chosen, labels.transpose("layer", "seed").values)
+    kinds = _kinds(labels.transpose("layer", "seed").values)
     return start, found.mean, found.high - found.mean, kinds, evidence
 
 
-def _kinds(chosen: xr.Dataset, labels: np.ndarray) -> list[str]:
-    """The kind of every layer, from those in every seed; one that nothing moved has none."""
-    kinds = [str(row[0]) if len(set(row)) == 1 else "differs" for row in labels]
-    if "trained" not in chosen.coords:  # results of an earlier version
-        return kinds
-    trained = chosen["trained"].astype(bool) | _ever(chosen["rms_distance"] > 0)
-    return [kind if t else "frozen" for kind, t in zip(kinds, trained.values, strict=True)]
+def _kinds(labels: np.ndarray) -> list[str]:
+    """The kind of every layer, from those in every seed."""
+    return [str(row[0]) if len(set(row)) == 1 else "differs" for row in labels]
 
 
 def resets(dataset: xr.Dataset) -> list[Finding]:
@@ -317,7 +314,7 @@ def resets(dataset: xr.Dataset) -> list[Finding]:
     start, costs, margins, kinds, evidence = _reset_costs(dataset)
     order = np.argsort(-costs)
     if len(order) > MOST_RESETS:
-        order = np.array([i for i in order if kinds[i] != "frozen"], dtype=int)
+        order = np.array([i for i in order if kinds[i] != FROZEN], dtype=int)
     shown = order if len(order) <= MOST_RESETS else [*order[:3], *order[-3:]]
     return [
         Finding(
@@ -339,7 +336,7 @@ def reset_summary(dataset: xr.Dataset, name: str) -> Finding:
     """
     start, costs, margins, kinds, evidence = _reset_costs(dataset)
     most = int(np.argmax(costs))
-    n_trained = len(kinds) - kinds.count("frozen")
+    n_trained = len(kinds) - kinds.count(FROZEN)
     layers = "layers" if n_trained == len(kinds) else "trained layers"
     return Finding(
         f"{name}: {kinds.count('ambient')} of {n_trained} {layers} are ambient and "

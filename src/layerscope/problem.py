@@ -119,6 +119,8 @@ def foreign(run: Run, config: CustomModel, dataset: Dataset) -> dict[str, Any]:
         LayerscopeError: The model does not take the run's weights or the images, or its outputs
             are not the classes of the data set.
     """
+    if not run.steps:
+        raise LayerscopeError(f"{run.path} has no checkpoints.", "Record it with checkpoints.")
     factory = partial(custom, config)
     model = run.load(factory(), run.steps[-1])
     made = _task(dataset)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,26 @@ def read_parts(folder: Path, belongs: Mapping[str, str] | None = None) -> xr.Dat
             join="outer",
             combine_attrs="override",
         )
-        return whole.drop_duplicates("step", keep="last").sortby("step")
+        whole = whole.drop_duplicates("step", keep="last").sortby("step")
+        return whole.assign_coords(_reasons(parts, whole))
     except Exception as error:  # whatever xarray cannot put together
         raise LayerscopeError(
             f"the results in {folder} do not fit together: {error}", AGAIN
         ) from error
+
+
+def _reasons(parts: Sequence[xr.Dataset], whole: xr.Dataset) -> dict[str, Any]:
+    """The coordinate ``missing`` of all parts: the reason last given for a layer stays with it."""
+    parts = [part for part in parts if "missing" in part.coords]
+    if not parts:
+        return {}
+    reasons = {
+        str(layer): str(reason)
+        for part in parts
+        for layer, reason in zip(part["layer"].values, part["missing"].values, strict=True)
+        if reason
+    }
+    return {"missing": ("layer", [reasons.get(str(name), "") for name in whole["layer"].values])}
 
 
 def _part(path: Path, belongs: Mapping[str, str]) -> xr.Dataset:

@@ -254,22 +254,6 @@ def _token_correct(outputs: Tensor, batch: Any) -> Tensor:
     return _counted(logits.argmax(1) == labels, labels)
 
 
-class Program(nn.Module):
-    """A model and its task as one module from a batch to the mean loss.
-
-    Called inside `layerscope.isolation.isolated` it gives the loss at any weights.
-    """
-
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task
-
-    def forward(self, batch: Any) -> Tensor:
-        """Mean loss on the batch."""
-        return self.task.loss(self.task.forward(self.model, batch), batch)
-
-
 def as_tree(batch: Any) -> Any:
     """The batch, or a dict of it where it is another mapping, e.g. Transformers' BatchEncoding."""
     known = isinstance(batch, dict) or not isinstance(batch, Mapping)
@@ -304,7 +288,7 @@ def rows(batch: Any, start: int, stop: int) -> Any:
 
 
 def move(batch: Any, device: torch.device | str) -> Any:
-    """A batch of tensors, tuples, lists and dicts on another device."""
+    """A batch of tensors, (named) tuples, lists and mappings on another device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
@@ -312,5 +296,6 @@ def move(batch: Any, device: torch.device | str) -> Any:
     if as_tree(batch) is not batch:
         return type(batch)(move(as_tree(batch), device))
     if isinstance(batch, tuple | list):
-        return type(batch)(move(value, device) for value in batch)
+        moved = (move(value, device) for value in batch)
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch

@@ -292,3 +292,26 @@ def test_what_is_missing_is_said(made, settings, changes, message):
 )
 def test_log_checkpoints_include_both_ends(n, expected):
     assert Reinitialisation()._steps(SimpleNamespace(steps=list(range(n)))) == expected
+
+
+@pytest.mark.parametrize("trained", ["never", "later"])
+def test_a_layer_that_was_never_trained_is_frozen_and_in_no_group(tmp_path, trained):
+    model = FCN.model()
+    model.layer2.requires_grad_(False)
+    with Recorder(model, tmp_path / "run", checkpoints=every(1), measure=every(1)) as recorder:
+        for step in range(2):
+            with torch.no_grad():
+                model.layer1.bias.add_(1e-6)
+                if trained == "later" and step == 1:
+                    model.layer2.weight.add_(1e-6)
+            recorder.step()
+    run = Run.open(tmp_path / "run")
+    given = {"model": model, "task": FCN.task, "data": [FCN.batch(20)], "factory": FCN.build}
+    probe = Reinitialisation(checkpoints="all", draws=1)
+    label = measure(probe, run, **given)["label"]
+    assert label.attrs["long_name"] == "kind of layer"
+    expected = "frozen" if trained == "never" else "ambient"
+    assert str(label.sel(layer="layer2").item()) == expected
+    assert str(label.sel(layer="layer1").item()) == "ambient"
+    joint = measure(dataclasses.replace(probe, joint="ambient"), run, **given)["member"]
+    assert bool(joint.sel(layer="layer2")) is (trained == "later")

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 LABELS = ("ambient", "between", "critical")
+FROZEN = "frozen"
+"""Label of a layer that was never trained: it is as it was, whatever it is set back to."""
 Z95 = 1.959963984540054
 
 

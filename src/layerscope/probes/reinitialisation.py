@@ -17,7 +17,7 @@ from layerscope.drawing import fresh_weights
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure
 from layerscope.functional.norms import layer_distances
-from layerscope.functional.robustness import LABELS, degradation, labels
+from layerscope.functional.robustness import FROZEN, LABELS, degradation, labels
 from layerscope.isolation import device_of, mixed_seed
 from layerscope.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
@@ -45,7 +45,8 @@ class Reinitialisation(TrajectoryProbe):
     * ``rms_distance``, ``max_distance`` (layer, checkpoint): normalised L2 and largest distance of
       the trained parameters from those put in their place (for ``"random"`` the mean over draws).
     * ``label`` (layer): ambient, between or critical, by re-initialisation to the earliest
-      chosen checkpoint and the two thresholds below.
+      chosen checkpoint and the two thresholds below; frozen where it is not trained and equal at
+      all of them, so that setting it back says nothing.
     * ``model_error`` (checkpoint): error of the whole model at each checkpoint; NaN for random.
     * ``base_error``: error of the trained model.
     * ``member`` (layer), with joint resets: whether the layer is in the marked group. The layers
@@ -114,6 +115,7 @@ class Reinitialisation(TrajectoryProbe):
             found.add("batch")
         return frozenset(found)
 
+    revision: ClassVar[int] = 2  # with frozen layers
     source: ClassVar[str] = "Are all layers created equal?, Section 2"
     summary: ClassVar[str] = "test error after resetting layers, one at a time or jointly"
 
@@ -154,6 +156,9 @@ class Reinitialisation(TrajectoryProbe):
         )
         dataset = self._dataset(found, layers, group_of, steps)
         dataset = dataset.assign(self._distances(layers, final, sources, fresh))
+        still = (dataset["max_distance"][:, bool(fresh) :] == 0).all("checkpoint")
+        frozen = still & [not layer.trained for layer in layers]
+        dataset["label"].values = np.where(frozen, FROZEN, dataset["label"])
         if chosen is not None:
             dataset["member"] = ("layer", list(chosen), self._attributes("in the group", ""))
         dataset.attrs["steps_per_epoch"] = context.run.steps_per_epoch or 0
