@@ -8,6 +8,7 @@ from tests.training_loop import train
 from torch import nn
 
 from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange, measure
+from layerscope.errors import LayerscopeError
 from layerscope.publish import measured, run_page, write_report
 from layerscope.recorder import Recorder
 from layerscope.schedule import at, every
@@ -43,6 +44,18 @@ def test_a_run_that_ends_within_an_epoch_is_judged_by_its_end(tmp_path):
     live, checkpoints = measured(run)[DISTANCE], measure(DistanceFromInitialisation(), run)
     np.testing.assert_allclose(live["relative_distance"], checkpoints["relative_distance"])
     assert float(live["relative_distance"].isel(step=-1).min()) > 100
+
+
+def test_a_report_is_made_of_a_run_or_its_folder(tmp_path):
+    run = record(tmp_path / "a", steps_per_epoch=2)
+    pages = [
+        write_report(given, tmp_path / f"{i}.html").read_text("utf-8")
+        for i, given in enumerate((run, run.path, str(run.path), [run.path]))
+    ]
+    assert len(set(pages)) == 1
+    for nothing, message in (([], "no run to report"), (tmp_path / "b", "b")):
+        with pytest.raises(LayerscopeError, match=message):
+            write_report(nothing, tmp_path / "none.html")
 
 
 def test_live_results_that_stop_before_the_last_checkpoint_give_way(tmp_path):

@@ -257,12 +257,15 @@ def _not_measured(measurements: Mapping[str, xr.Dataset]) -> Iterator[str]:
 
 
 def write_report(
-    runs: Run | Sequence[Run], path: str | Path, title: str = "", command: str = ""
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    path: str | Path,
+    title: str = "",
+    command: str = "",
 ) -> Path:
     """Write the interactive report on one run, or on several seeds of it.
 
     Args:
-        runs: One run, or runs of one architecture.
+        runs: One run or its folder, or several of one architecture.
         path: Where the HTML file goes.
         title: Heading; made from the run where empty.
         command: The command that makes the page again, for the record.
@@ -271,9 +274,13 @@ def write_report(
         The path written.
 
     Raises:
-        LayerscopeError: The runs have different layers, or too few checkpoints.
+        LayerscopeError: A folder holds no run; the runs have different layers, or too few
+            checkpoints; there is none.
     """
-    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    several = [runs] if isinstance(runs, Run | str | Path) else runs
+    chosen = [run if isinstance(run, Run) else Run.open(run) for run in several]
+    if not chosen:
+        raise LayerscopeError("there is no run to report.", "Pass a run, or the path of one.")
     return write(run_page(chosen, title, command), path)
 
 
