@@ -7,8 +7,8 @@ from tests.cases import CNN, FCN
 from tests.training_loop import train
 from torch import nn
 
-from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange, measure
 from layerscope.errors import LayerscopeError
+from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange, measure
 from layerscope.publish import measured, run_page, write_report
 from layerscope.recorder import Recorder
 from layerscope.schedule import at, every
