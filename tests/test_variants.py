@@ -161,6 +161,18 @@ def test_variants_that_do_not_fit_are_named(variant, message):
         evaluate_variants(FCN.model(), [variant], [FCN.batch(0)], FCN.task)
 
 
+def test_data_of_which_nothing_counts_are_an_error():
+    inputs, labels = FCN.batch(0)
+    with pytest.raises(LayerscopeError, match="no example of the data counts"):
+        evaluate_variants(
+            FCN.model(), [{}], [(inputs, torch.full_like(labels, -100))] * 2, FCN.task
+        )
+    found = evaluate_variants(
+        FCN.model(), [{}], [(inputs, torch.full_like(labels, -100)), (inputs, labels)], FCN.task
+    )
+    assert found.losses.shape == (1, len(labels))
+
+
 def test_no_data_is_an_error():
     with pytest.raises(LayerscopeError, match="no data"):
         evaluate_variants(FCN.model(), [{}], [], FCN.task)

@@ -78,7 +78,7 @@ def _no_fallback_warnings() -> Iterator[None]:
         switch(True)
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """Operators in order of execution.
 

@@ -93,8 +93,8 @@ def evaluate_variants(
         model draws random numbers, every variant is given the same.
 
     Raises:
-        LayerscopeError: A name or shape is not the model's, the data are empty, or the model does
-            not run on them.
+        LayerscopeError: A name or shape is not the model's, the data are empty or nothing in them
+            counts, or the model does not run on them.
     """
     model = unwrap(model)
     base = base_weights(model, weights)
@@ -114,6 +114,10 @@ def evaluate_variants(
     if not found:
         raise LayerscopeError("there are no data to evaluate on.", "Pass at least one batch.")
     losses = torch.cat([losses for losses, _ in found], 1)
+    if not losses.shape[1]:
+        raise LayerscopeError(
+            "no example of the data counts: every label is -100.", "Pass data with labels."
+        )
     right = [correct for _, correct in found if correct is not None]
     return Evaluation(losses, torch.cat(right, 1) if right else None)
 
@@ -134,7 +138,7 @@ class _Engine:
         self.budget = budget
         self._on_cpu = next(iter(subject.base.values())).device.type == "cpu"
         self._size: int | None = None
-        self._widths: dict[tuple[int, frozenset[str]], int] = {}
+        self._widths: dict[tuple[Graph, frozenset[str]], int] = {}
 
     def pieces(self, batch: Any) -> Iterator[Any]:
         """The batch in parts whose activations fit the budget; whole without a graph."""
@@ -185,7 +189,7 @@ class _Engine:
 
     def _width(self, graph: Graph, changed: frozenset[str]) -> int:
         """How many variants of a group run together; the same for every batch of a shape."""
-        key = (id(graph), changed)
+        key = (graph, changed)
         if key not in self._widths:
             spare = self.budget - graph.held_bytes(list(self.groups))
             most = min(spare, CACHE) if self._on_cpu else spare
