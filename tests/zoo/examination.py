@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
-import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import xarray as xr
 from tests.training_loop import Outcome, train
@@ -107,23 +104,6 @@ class Examination:
     copies: list[str] = field(default_factory=list)
 
 
-@contextlib.contextmanager
-def pickled_results() -> Iterator[None]:
-    """Results are pickled, which is tenfold faster than netCDF, whose turn is in other tests."""
-
-    def write(dataset: xr.Dataset, path: None, **_: Any) -> bytes:
-        return pickle.dumps(dataset)
-
-    def read(content: io.BytesIO, **_: Any) -> xr.Dataset:
-        return pickle.load(content)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xr.Dataset, "to_netcdf", write)
-        patch.setattr(xr, "load_dataset", read)
-        yield
-
-
-@pickled_results()
 def examine(specimen: Specimen, folder: Path) -> Examination:
     """Train with and without a recorder, measure everything, and look at what is left."""
     found = Examination(specimen)
