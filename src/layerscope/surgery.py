@@ -109,16 +109,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
         LayerscopeError: A pattern matches no module, or nothing would be left to train.
     """
     inside = tuple(f"{name}." for name in matching(model, patterns))
+    own = every_tensor(model)
     frozen = [
         name
-        for name, parameter in every_tensor(model).items()
+        for name, parameter in own.items()
         if parameter.requires_grad and name.startswith(inside)
     ]
     if len(frozen) == sum(parameter.requires_grad for parameter in model.parameters()):
         raise LayerscopeError(
             f"{list(patterns)} freeze every parameter.", "Leave something to train."
         )
-    own = every_tensor(model)
     for name in frozen:
         own[name].requires_grad_(False)
     return tuple(frozen)
