@@ -8,8 +8,8 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
-from layerscope.checkpoints import Tensors, write_tensors
-from layerscope.results import read_dataset, write_dataset
+from layerscope.runs.checkpoints import Tensors, write_tensors
+from layerscope.runs.results import read_dataset, write_dataset
 
 RUNS = {"run": "a", "key": "weight_change"}
 

@@ -10,7 +10,7 @@ from benchmarks.loops import deep_loop
 from benchmarks.timing import CLOCK, Overhead, interleaved, seconds
 
 from layerscope.probes import WeightChange
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
 from layerscope.schedule import at, every
 
 TITLE = "Growth: weight change at every step, square linear layers, batch 128"

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from layerscope.probes import WeightChange
 from layerscope.probes.driver import measure
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
+from layerscope.runs.store import Run
 from layerscope.schedule import every
-from layerscope.store import Run
 
 TITLE = "Afterwards: how much longer than the first of its group (median over rounds, quartiles)"
 HEADER = ("Task", "ms", "longer by %")

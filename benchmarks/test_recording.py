@@ -13,7 +13,7 @@ from benchmarks.loops import FCN_STEPS, RESNET_STEPS, Loop, fcn_loop, resnet18_l
 from benchmarks.timing import CLOCK, Overhead, Timed, interleaved, seconds
 
 from layerscope.probes import DistanceFromInitialisation, WeightChange
-from layerscope.recorder import FLUSH_SECONDS, Recorder
+from layerscope.recording.recorder import FLUSH_SECONDS, Recorder
 from layerscope.schedule import at, epochs, every
 
 TITLE = "Recording: milliseconds per unit, overhead in % of the bare loop (median, quartiles)"

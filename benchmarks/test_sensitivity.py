@@ -14,14 +14,14 @@ from benchmarks.timing import CLOCK, interleaved, seconds
 from torch import Tensor
 
 from layerscope.config import ResNet
-from layerscope.curvature import gradients
 from layerscope.functional.landscape import displaced, scaled_direction
-from layerscope.isolation import unique_state
-from layerscope.layers import LayerMap
 from layerscope.models import build
-from layerscope.sharing import shared_loss
-from layerscope.task import Task
-from layerscope.variants import evaluate_variants
+from layerscope.networks.curvature import gradients
+from layerscope.networks.isolation import unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.sharing import shared_loss
+from layerscope.networks.task import Task
+from layerscope.networks.variants import evaluate_variants
 
 TASK = Task.classification()
 SHAPE = (3, 16, 16)

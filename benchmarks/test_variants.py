@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerscope.config import FCN, VGG, ModelConfig, ResNet
-from layerscope.isolation import unique_state
-from layerscope.layers import LayerMap
 from layerscope.models import build, unit
-from layerscope.task import Task
-from layerscope.variants import evaluate_variants
+from layerscope.networks.isolation import unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.networks.variants import evaluate_variants
 
 TASK = Task.classification()
 ROUNDS = 3

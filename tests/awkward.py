@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.checkpoint import checkpoint
 
-from layerscope.task import Task
+from layerscope.networks.task import Task
 
 
 class TwoNames(nn.Module):

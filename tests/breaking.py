@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from layerscope.checkpoints import Tensors
-from layerscope.results import read_dataset
+from layerscope.runs.checkpoints import Tensors
+from layerscope.runs.results import read_dataset
 
 
 def truncated(path: Path, share: float) -> None:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from layerscope.layers import LayerMap
 from layerscope.models.fcn import fcn, residual_fcn
 from layerscope.models.resnet import resnet
 from layerscope.models.vgg import vgg
 from layerscope.models.vit import vit
-from layerscope.task import Task
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
 
 
 @dataclass(frozen=True)

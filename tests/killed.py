@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from layerscope import checkpoints, files
 from layerscope.config import FCN, SGD, Adam, RunConfig
 from layerscope.probes import DistanceFromInitialisation, WeightChange
-from layerscope.training import train
+from layerscope.runs import checkpoints, files
+from layerscope.training.loop import train
 
 PROBES = (WeightChange(), DistanceFromInitialisation())
 CONFIGS = {

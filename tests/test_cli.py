@@ -14,7 +14,7 @@ from layerscope.cli.choices import get_path, given_paths, set_path
 from layerscope.config import RunConfig, Start
 from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import fcn
-from layerscope.store import Run
+from layerscope.runs.store import Run
 
 SMALL = ["--model.width", "8", "--model.depth", "1", "--epochs", "2", "--accelerator", "cpu"]
 

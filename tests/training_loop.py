@@ -20,7 +20,7 @@ from layerscope.probes import (
     GradientPredictiveness,
     WeightChange,
 )
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
 
 MOMENT_PROBES = (
     WeightChange(),

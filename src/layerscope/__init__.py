@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.claims import Claim, Verdict
     from layerscope.config import RunConfig
     from layerscope.errors import LayerscopeError
-    from layerscope.layers import LayerMap
+    from layerscope.networks.layers import LayerMap
+    from layerscope.networks.task import Task
     from layerscope.probes import (
         Convergence,
         DistanceFromInitialisation,
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
         WeightChange,
         measure,
     )
-    from layerscope.publish import write_report
-    from layerscope.recorder import Recorder
+    from layerscope.recording.recorder import Recorder
+    from layerscope.report.publish import write_report
+    from layerscope.runs.store import Run
     from layerscope.schedule import epochs, every, log_spaced
-    from layerscope.store import Run
-    from layerscope.study import Study
-    from layerscope.task import Task
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Study
     from layerscope.training import train
 
 _HOMES = {
-    "Claim": "claims",
+    "Claim": "studies.claims",
     "Convergence": "probes",
     "DistanceFromInitialisation": "probes",
     "GradientMagnitude": "probes",
-    "LayerMap": "layers",
+    "LayerMap": "networks.layers",
     "LayerscopeError": "errors",
     "PathAndProgress": "probes",
-    "Recorder": "recorder",
-    "Run": "store",
+    "Recorder": "recording.recorder",
+    "Run": "runs.store",
     "RunConfig": "config",
-    "Study": "study",
-    "Task": "task",
-    "Verdict": "claims",
+    "Study": "studies.study",
+    "Task": "networks.task",
+    "Verdict": "studies.claims",
     "WeightChange": "probes",
     "epochs": "schedule",
     "every": "schedule",
     "log_spaced": "schedule",
     "measure": "probes",
     "train": "training",
-    "write_report": "publish",
+    "write_report": "report.publish",
 }
 
 __all__ = [

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import xarray as xr
 
-from layerscope import study as studies
-from layerscope.claims import Claim, Verdict
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
-from layerscope.files import check_writable
 from layerscope.probes import measure
-from layerscope.publish import save_figures, study_page
 from layerscope.report.page import write
-from layerscope.store import Run
-from layerscope.study import Study
+from layerscope.report.publish import save_figures, study_page
+from layerscope.runs.files import check_writable
+from layerscope.runs.store import Run
+from layerscope.studies import study as studies
+from layerscope.studies.claims import Claim, Verdict
+from layerscope.studies.study import Study
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from layerscope.config import FCN, SGD, RunConfig, Sine
 from layerscope.execution import Job, LocalExecutor
 from layerscope.probes import Convergence, WeightChange
-from layerscope.store import Run
+from layerscope.runs.store import Run
 
 TINY = RunConfig(model=FCN(1, 4), data=Sine(n_train=64, n_test=16), epochs=2)
 

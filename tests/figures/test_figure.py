@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerscope.errors import LayerscopeError
-from layerscope.figures.estimate import mean_interval
 from layerscope.figures.figure import Bars, Column, Heatmap, Lines, Surface, Table, layers_of
 from layerscope.figures.reduce import apart, extremes, runs, significant
+from layerscope.functional.estimates import mean_interval
 
 
 def test_a_line_is_the_mean_with_students_interval(make_curves):

@@ -10,12 +10,12 @@ from torch import nn
 
 from layerscope.config import FCN, CustomModel, ResidualFCN
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import unique_state
-from layerscope.layers import LayerMap
 from layerscope.models import build, unit
 from layerscope.models.fcn import fcn, residual_fcn
-from layerscope.task import Task
-from layerscope.variants import evaluate_variants
+from layerscope.networks.isolation import unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")

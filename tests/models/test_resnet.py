@@ -10,9 +10,9 @@ from torch import nn
 
 from layerscope.config import ResNet
 from layerscope.errors import LayerscopeError
-from layerscope.layers import LayerMap
 from layerscope.models import build, unit
 from layerscope.models.resnet import PostactivationBlock, PreactivationBlock, resnet
+from layerscope.networks.layers import LayerMap
 
 BLOCKS = (PostactivationBlock, PreactivationBlock)
 DEPTHS = (18, 34, 50, 101, 152)

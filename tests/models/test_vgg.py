@@ -10,9 +10,9 @@ from torch import nn
 
 from layerscope.config import FCN, VGG, CustomModel
 from layerscope.errors import LayerscopeError
-from layerscope.layers import LayerMap
 from layerscope.models import build, unit
 from layerscope.models.vgg import vgg
+from layerscope.networks.layers import LayerMap
 
 DEPTHS = (11, 13, 16, 19)
 CHANNELS = {11: 2752, 13: 2944, 16: 4224, 19: 5504}  # of all convolutions together

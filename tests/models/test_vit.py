@@ -7,12 +7,12 @@ import torch
 
 from layerscope.config import ViT
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import unique_state
-from layerscope.layers import LayerMap
 from layerscope.models import build, unit
 from layerscope.models.vit import vit
-from layerscope.task import Task
-from layerscope.variants import evaluate_variants
+from layerscope.networks.isolation import unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference
 
 SHAPE = (3, 8, 12)

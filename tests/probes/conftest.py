@@ -6,8 +6,8 @@ import pytest
 from tests.cases import CNN
 from tests.training_loop import train
 
+from layerscope.runs.store import Run
 from layerscope.schedule import every
-from layerscope.store import Run
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,17 @@ import xarray as xr
 from tests.cases import FCN
 from torch import nn
 
-from layerscope.attacks import FGSM, PGD, UNBOUNDED, Pixels, correct_under_attack, pieces
 from layerscope.data.dataset import Split
 from layerscope.data.loader import InOrder
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed, unique_state
-from layerscope.layers import LayerMap
+from layerscope.networks.attacks import FGSM, PGD, UNBOUNDED, Pixels, correct_under_attack, pieces
+from layerscope.networks.isolation import mixed_seed, unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.stochastic import stochastic
+from layerscope.networks.task import Task
 from layerscope.probes import measure
 from layerscope.probes.adversarial import AdversarialAccuracy
-from layerscope.stochastic import stochastic
-from layerscope.store import Run
-from layerscope.task import Task
+from layerscope.runs.store import Run
 
 TASK = Task.classification()
 SMALL = {"draws": 2, "repeats": 2, "n_examples": 30, "batch_size": 20, "steps": 2}

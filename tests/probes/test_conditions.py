@@ -12,11 +12,11 @@ from tests.training_loop import train
 from torch import nn
 
 from layerscope.models.fcn import fcn
+from layerscope.networks.task import Task
 from layerscope.probes import GradientMagnitude, Reinitialisation, measure
 from layerscope.probes.conditions import fingerprint
+from layerscope.runs.store import Run
 from layerscope.schedule import every
-from layerscope.store import Run
-from layerscope.task import Task
 
 
 @pytest.fixture

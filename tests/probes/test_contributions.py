@@ -12,9 +12,9 @@ from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import residual_fcn
+from layerscope.networks.task import Task
 from layerscope.probes import BlockContributions, measure
-from layerscope.store import Run
-from layerscope.task import Task
+from layerscope.runs.store import Run
 
 PROBE = BlockContributions(points=33)
 

@@ -19,7 +19,7 @@ from layerscope.probes import (
     WeightChange,
     measure,
 )
-from layerscope.store import Run
+from layerscope.runs.store import Run
 
 EVERY = [
     WeightChange(),

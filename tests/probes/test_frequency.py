@@ -10,8 +10,8 @@ from tests.reference import frequency as reference
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed, unique_state
-from layerscope.layers import LayerMap
+from layerscope.networks.isolation import mixed_seed, unique_state
+from layerscope.networks.layers import LayerMap
 from layerscope.probes import ResponseFrequency, measure
 from layerscope.probes.base import Moment
 

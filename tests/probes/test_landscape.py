@@ -11,9 +11,9 @@ from tests.training_loop import train
 
 from layerscope.errors import LayerscopeError
 from layerscope.functional.landscape import scaled_direction
-from layerscope.isolation import mixed_seed
+from layerscope.networks.isolation import mixed_seed
 from layerscope.probes import LossLandscape, measure
-from layerscope.store import Run
+from layerscope.runs.store import Run
 
 PROBE = LossLandscape(points=3, draws=3, extent=0.7)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from tests.cases import CNN
 
+from layerscope.networks.task import Task
 from layerscope.probes import Performance, measure
-from layerscope.task import Task
 
 DATA = [CNN.batch(5), CNN.batch(6)]
 

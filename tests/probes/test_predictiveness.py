@@ -12,13 +12,13 @@ from tests.reference import predictiveness as reference
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import unique_state
-from layerscope.layers import LayerMap
+from layerscope.networks.isolation import unique_state
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task, rows
 from layerscope.probes import GradientPredictiveness, measure
 from layerscope.probes.base import Moment
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
 from layerscope.schedule import every
-from layerscope.task import Task, rows
 
 
 def moment(model, task, batch, rate=0.1):

@@ -10,13 +10,13 @@ from tests.cases import CNN, FCN
 
 from layerscope import config
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed, unique_state
+from layerscope.networks.isolation import mixed_seed, unique_state
 from layerscope.probes import Reinitialisation, measure
-from layerscope.problem import restore
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
+from layerscope.runs.store import Run
 from layerscope.schedule import every
-from layerscope.store import Run
-from layerscope.training import train
+from layerscope.training.loop import train
+from layerscope.training.problem import restore
 from reference import variants as reference
 
 

@@ -2,8 +2,8 @@ import pytest
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.layers import LayerMap
 from layerscope.models.fcn import fcn
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.resets import marked
 
 STAGED = nn.ModuleDict(

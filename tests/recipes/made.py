@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from layerscope.study import PLANNED
+from layerscope.studies.study import PLANNED
 
 
 def noisy(values, *dims, seeds=5):

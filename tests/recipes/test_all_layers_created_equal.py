@@ -11,7 +11,7 @@ from layerscope.figures.figure import Heatmap
 from layerscope.recipes.all_layers_created_equal import RECIPES
 from layerscope.recipes.all_layers_created_equal.joint import REPORTED
 from layerscope.reproduce import reproduce
-from layerscope.study import SCALES
+from layerscope.studies.study import SCALES
 
 CHECKPOINTS = ["random", "0", "10", "20"]
 FCN = ("layer1", "layer2", "layer3", "output")

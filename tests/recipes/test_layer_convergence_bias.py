@@ -12,7 +12,7 @@ from layerscope.recipes.layer_convergence_bias import RECIPES
 from layerscope.recipes.layer_convergence_bias.connected import LAYERS, fig1a
 from layerscope.recipes.layer_convergence_bias.deciding import relative_bias
 from layerscope.reproduce import reproduce
-from layerscope.study import SCALES
+from layerscope.studies.study import SCALES
 
 RATES = {"falling": [0.012, 0.009, 0.006], "rising": [0.006, 0.009, 0.012], "flat": [0.01] * 3}
 GRADIENTS = {"rising": [1.0, 2.0, 4.0], "falling": [4.0, 2.0, 1.0]}

@@ -8,8 +8,8 @@ import torch
 from tests.zoo.specimen import Specimen
 from torch import Tensor, nn
 
-from layerscope.layers import LayerMap
-from layerscope.store import Run
+from layerscope.networks.layers import LayerMap
+from layerscope.runs.store import Run
 
 
 def loaded(specimen: Specimen, model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

@@ -39,9 +39,9 @@ from layerscope.probes import (
     WeightChange,
     measure,
 )
-from layerscope.recorder import Recorder
+from layerscope.recording.recorder import Recorder
+from layerscope.runs.store import Run
 from layerscope.schedule import every
-from layerscope.store import Run
 
 STEPS = 3
 PROBES: Mapping[str, Probe] = {

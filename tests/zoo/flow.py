@@ -7,7 +7,7 @@ from tests.cases import CLASSIFY, OPERATORS, classes
 from tests.zoo.specimen import NO_ATTACK, Specimen, specimen
 from torch import nn
 
-from layerscope.task import Task
+from layerscope.networks.task import Task
 
 
 class Masked(nn.Module):

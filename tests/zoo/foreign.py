@@ -10,8 +10,8 @@ from tests.cases import CLASSIFY, classes
 from tests.zoo.specimen import NO_ATTACK, Specimen
 from torch import nn
 
+from layerscope.networks.task import Task
 from layerscope.probes import LossLandscape, Reinitialisation
-from layerscope.task import Task
 
 IMAGES = Task(
     lambda model, batch: model(batch[0]).logits,

@@ -1,6 +1,6 @@
 """Everything that a model holds, written down, so that it can be compared with what is there later.
 
-Written apart from `layerscope.snapshot`, which it is meant to check.
+Written apart from `layerscope.networks.snapshot`, which it is meant to check.
 """
 
 from __future__ import annotations

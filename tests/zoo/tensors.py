@@ -7,7 +7,7 @@ from tests.cases import CLASSIFY, classes, cnn
 from tests.zoo.specimen import NO_ATTACK, NO_HESSIAN, Specimen
 from torch import nn
 
-from layerscope.task import Task
+from layerscope.networks.task import Task
 
 
 class ZeroSize(nn.Module):

@@ -114,9 +114,9 @@ def _quickstart(words: list[str]) -> None:
         Reinitialisation,
         measure,
     )
-    from layerscope.problem import restore
-    from layerscope.publish import stacked, write_report
-    from layerscope.training import train
+    from layerscope.report.publish import stacked, write_report
+    from layerscope.training.loop import train
+    from layerscope.training.problem import restore
 
     config = RunConfig(
         model=FCN(depth=3, width=256), data=Digits(), optimizer=SGD(0.1), epochs=options.epochs
@@ -168,9 +168,9 @@ def _train(words: list[str]) -> None:
     if config.start == Start():  # none of its settings was given
         config = replace(config, start=None)
     from layerscope.probes import MomentProbe
-    from layerscope.publish import stacked, write_report
+    from layerscope.report.publish import stacked, write_report
     from layerscope.schedule import parse
-    from layerscope.training import train
+    from layerscope.training.loop import train
 
     probes = [_probe(name)() for name in options.probes]
     for probe in probes:
@@ -268,7 +268,7 @@ def _measure(words: list[str]) -> None:
     combined.__doc__ = Measure.__doc__
     options: Any = _parse(combined, rest, "measure")
     from layerscope.probes import measure
-    from layerscope.store import Run
+    from layerscope.runs.store import Run
 
     run = Run.open(options.run)
     with bar(options.probe) as advance:
@@ -285,7 +285,7 @@ def _measure(words: list[str]) -> None:
 
 def _context(run: Any, options: Any) -> dict[str, Any]:
     """Model, task and data for probes that need them."""
-    from layerscope.problem import restore
+    from layerscope.training.problem import restore
 
     if options.model is not None:
         return _foreign(run, options)
@@ -305,8 +305,8 @@ def _foreign(run: Any, options: Any) -> dict[str, Any]:
     """Model, task and data of a run that was recorded around another training loop."""
     from layerscope.data.dataset import load
     from layerscope.models import custom
-    from layerscope.problem import foreign
-    from layerscope.task import Task
+    from layerscope.networks.task import Task
+    from layerscope.training.problem import foreign
 
     config = CustomModel(factory=options.model, arguments=options.arguments)
     if options.data is None:
@@ -329,7 +329,7 @@ def _probe(name: str) -> Any:
 
 def _figure(words: list[str]) -> None:
     options = _parse(DrawFigures, words, "figure")
-    from layerscope.publish import run_page, save_figures
+    from layerscope.report.publish import run_page, save_figures
 
     runs = _open(options.runs)
     figures = run_page(runs).figures()
@@ -339,7 +339,7 @@ def _figure(words: list[str]) -> None:
 
 def _report(words: list[str]) -> None:
     options = _parse(Report, words, "report")
-    from layerscope.publish import write_report
+    from layerscope.report.publish import write_report
 
     runs = _open(options.runs)
     path = options.out or runs[0].path / "report.html"
@@ -347,7 +347,7 @@ def _report(words: list[str]) -> None:
 
 
 def _open(paths: Sequence[Path]) -> list[Any]:
-    from layerscope.store import Run
+    from layerscope.runs.store import Run
 
     if not paths:
         raise LayerscopeError("no run was given.", "Name the folder of at least one run.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerscope.config import DataConfig, Digits, Images, Sine
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,3 +174,5 @@ def load(
 
             folder = root if root is not None else os.environ.get("LAYERSCOPE_DATA") or None
             return images(config, None if folder is None else Path(folder)).to(device)
+        case _:
+            raise unknown("data", type(config).__name__, ["Digits", "Sine", "Images"])

@@ -20,7 +20,7 @@ from layerscope.data.dataset import Dataset, Split
 from layerscope.data.locate import Source, locate
 from layerscope.data.table import ImageSet
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed
+from layerscope.networks.isolation import mixed_seed
 
 
 def images(config: Images, root: Path | None) -> Dataset:

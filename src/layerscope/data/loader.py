@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerscope.data.dataset import Split
 from layerscope.errors import LayerscopeError
-from layerscope.isolation import mixed_seed
+from layerscope.networks.isolation import mixed_seed
 
 
 class Augment(Protocol):

@@ -18,9 +18,9 @@ import torch
 from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
 from layerscope.probes import Probe, measure
-from layerscope.problem import restore
-from layerscope.study import Outcome
-from layerscope.training import train_or_wait
+from layerscope.studies.study import Outcome
+from layerscope.training.loop import train_or_wait
+from layerscope.training.problem import restore
 
 Progress = Callable[[int, int, int], None]
 REPORT_SECONDS = 0.2

@@ -4,8 +4,8 @@ A figure is a frozen dataclass over an ``xarray.DataArray``. Dimensions are name
 from the attributes ``long_name`` and ``units``; layers are coloured by their order along the
 ``layer`` dimension, and an optional coordinate ``group`` along it names their groups. Where the
 ``spread`` dimension (by default ``seed``) is present, a figure shows the mean over it and the 95%
-Student-t confidence interval of that mean (`layerscope.figures.estimate`); with one seed there is
-no interval. Values that are not finite are left out, and are gaps where nothing is left.
+Student-t confidence interval of that mean (`layerscope.functional.estimates`); with one seed there
+is no interval. Values that are not finite are left out, and are gaps where nothing is left.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import xarray as xr
 
 from layerscope.figures import axes, palette
-from layerscope.figures.estimate import mean_interval
 from layerscope.figures.table import Cell, Column, Table
+from layerscope.functional.estimates import mean_interval
 
 __all__ = [
     "Bar",

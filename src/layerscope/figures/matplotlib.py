@@ -24,7 +24,7 @@ from layerscope.figures import palette
 from layerscope.figures.figure import LAYER, Bars, Figure, Heatmap, Lines, Surface, Table
 from layerscope.figures.matplotlib_fields import draw_heatmap, draw_surface
 from layerscope.figures.matplotlib_table import draw_table
-from layerscope.files import replacing
+from layerscope.runs.files import replacing
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one column and the full width of a two-column paper
 STYLE: dict[Any, Any] = {

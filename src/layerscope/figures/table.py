@@ -11,7 +11,7 @@ import xarray as xr
 
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures import axes
-from layerscope.figures.estimate import mean_interval
+from layerscope.functional.estimates import mean_interval
 
 NOTHING = "\N{EN DASH}"
 RowData = Sequence[Mapping[str, object]]

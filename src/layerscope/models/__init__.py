@@ -6,8 +6,8 @@ import importlib
 import json
 from typing import TYPE_CHECKING
 
-from layerscope.config import FCN, VGG, CustomModel, ModelConfig, ResidualFCN, ResNet, ViT
-from layerscope.errors import LayerscopeError
+from layerscope.config import FCN, MODELS, VGG, CustomModel, ModelConfig, ResidualFCN, ResNet, ViT
+from layerscope.errors import LayerscopeError, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +48,8 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn
             return vit(input_shape, outputs, **vars(config))
         case CustomModel():
             return custom(config)
+        case _:
+            raise unknown("model", type(config).__name__, [c.__name__ for c in MODELS.values()])
 
 
 def unit(config: ModelConfig) -> str | tuple[str, ...]:

@@ -11,13 +11,21 @@ import torch
 import xarray as xr
 from torch import nn
 
-from layerscope.attacks import FGSM, PGD, UNBOUNDED, Attack, Pixels, correct_under_attack, pieces
 from layerscope.figures.figure import Bars, Figure
 from layerscope.figures.table import Column, Table
-from layerscope.isolation import copied, mixed_seed
-from layerscope.layers import LayerMap
+from layerscope.networks.attacks import (
+    FGSM,
+    PGD,
+    UNBOUNDED,
+    Attack,
+    Pixels,
+    correct_under_attack,
+    pieces,
+)
+from layerscope.networks.isolation import copied, mixed_seed
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.stochastic import block_stages, stochastic
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
-from layerscope.stochastic import block_stages, stochastic
 
 NAMES = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD"}
 
@@ -27,7 +35,7 @@ class AdversarialAccuracy(TrajectoryProbe):
     r"""Accuracy of the trained model as a stochastic classifier, clean and under attack.
 
     At every call the classifier resets one residual block, to one of its ``draws`` pre-drawn
-    initialisations, in each of some random stages (`layerscope.stochastic`).
+    initialisations, in each of some random stages (`layerscope.networks.stochastic`).
 
     * ``accuracy`` (stages_reset, attack, repeat): percent of right predictions; ``attack`` is
       ``"clean"`` (all the data), ``"fgsm"`` or ``"pgd"`` (the first examples). Repeats differ in

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
-from layerscope.layers import LayerMap
-from layerscope.store import Run
-from layerscope.task import Task
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.runs.store import Run
 
 Need = Literal["previous", "initial", "batch", "task", "model", "data", "training_data"]
 
@@ -51,7 +51,7 @@ class Moment:
         weights: Parameters and buffers now, by name. Live ones: do not keep or change them.
         previous: Parameters at the moment measured before.
         initial: Parameters at step 0.
-        model: The module, which `layerscope.isolation.isolated` lets hold the weights.
+        model: The module, which `layerscope.networks.isolation.isolated` lets hold the weights.
         task: What a batch means.
         batch: The run's fixed batch.
         learning_rate: That of the next step, where it is known.

@@ -12,17 +12,17 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from layerscope.discovery import Layer
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.figures.table import Column, Table
 from layerscope.functional.bounds import parameter_counting_bound
-from layerscope.isolation import device_of, isolated
-from layerscope.layers import LayerMap
+from layerscope.networks.discovery import Layer
+from layerscope.networks.isolation import device_of, isolated
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.networks.variants import evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import marked
-from layerscope.task import Task
-from layerscope.variants import evaluate_variants
 
 PLAIN = "nothing"
 

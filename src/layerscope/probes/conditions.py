@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.isolation import named_modules, unwrap
+from layerscope.networks.isolation import named_modules, unwrap
+from layerscope.networks.snapshot import ATOMS
+from layerscope.networks.task import as_tree
 from layerscope.probes.base import Probe
-from layerscope.snapshot import ATOMS
-from layerscope.task import as_tree
 
 OWN = ("torch", "layerscope")
 

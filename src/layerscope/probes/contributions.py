@@ -10,13 +10,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.capture import capture
-from layerscope.discovery import matching
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.functional.spectrum import mean_frequency
-from layerscope.isolation import device_of, isolated, named_modules
-from layerscope.layers import LayerMap
+from layerscope.networks.capture import capture
+from layerscope.networks.discovery import matching
+from layerscope.networks.isolation import device_of, isolated, named_modules
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe
 
 TOLERANCE = 1e-4

@@ -19,7 +19,7 @@ from layerscope.functional.convergence import (
     settling_time,
 )
 from layerscope.functional.norms import layer_distances
-from layerscope.layers import LayerMap
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import (
     Need,
     Trajectory,

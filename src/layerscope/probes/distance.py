@@ -12,10 +12,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.discovery import preview
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_distances, layer_norms
-from layerscope.layers import LayerMap
+from layerscope.networks.discovery import preview
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import (
     Moment,
     MomentProbe,

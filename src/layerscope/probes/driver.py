@@ -14,13 +14,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.checkpoints import Tensors
-from layerscope.environment import package_version
+from layerscope.config.rates import learning_rate
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.fixed_batch import blaming_batch, stored_batch
-from layerscope.isolation import device_of, unwrap
-from layerscope.layers import LayerMap
-from layerscope.optimisation import learning_rate
+from layerscope.networks.isolation import device_of, unwrap
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
 from layerscope.probes.base import (
     Moment,
     MomentProbe,
@@ -31,9 +29,11 @@ from layerscope.probes.base import (
     step_coordinates,
 )
 from layerscope.probes.conditions import conditions
-from layerscope.results import settings_attribute
-from layerscope.store import Run
-from layerscope.task import Task
+from layerscope.runs.checkpoints import Tensors
+from layerscope.runs.environment import package_version
+from layerscope.runs.fixed_batch import blaming_batch, stored_batch
+from layerscope.runs.results import settings_attribute
+from layerscope.runs.store import Run
 
 Row = tuple[int, Mapping[str, Tensor]]
 CHECKPOINTS = "@checkpoints"

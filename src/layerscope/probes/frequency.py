@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
-from layerscope.isolation import isolated, mixed_seed, named_modules, unwrap
-from layerscope.layers import LayerMap
+from layerscope.networks.isolation import isolated, mixed_seed, named_modules, unwrap
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task, rows
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
-from layerscope.task import Task, rows
 
 
 @dataclass(frozen=True)

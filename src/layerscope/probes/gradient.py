@@ -10,11 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.curvature import gradients
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_norms
-from layerscope.isolation import differentiable, isolated, leaves, unwrap
-from layerscope.layers import LayerMap
+from layerscope.networks.curvature import gradients
+from layerscope.networks.isolation import differentiable, isolated, leaves, unwrap
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import (
     Moment,
     MomentProbe,

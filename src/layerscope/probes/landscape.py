@@ -12,16 +12,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.curvature import top_eigenvalue
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Surface
 from layerscope.functional.landscape import displaced, scaled_direction
 from layerscope.functional.norms import layer_norms, owners
-from layerscope.isolation import device_of, mixed_seed
-from layerscope.layers import LayerMap
+from layerscope.networks.curvature import top_eigenvalue
+from layerscope.networks.isolation import device_of, mixed_seed
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.sharing import shared_loss
+from layerscope.networks.variants import evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, blank, layer_coordinates
-from layerscope.sharing import shared_loss
-from layerscope.variants import evaluate_variants
 
 Direction = Mapping[str, Tensor]
 SHARPNESS = {

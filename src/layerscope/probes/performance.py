@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import xarray as xr
 
 from layerscope.figures.figure import Figure, Lines
-from layerscope.isolation import device_of
-from layerscope.layers import LayerMap
+from layerscope.networks.isolation import device_of
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.variants import evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, over_time, step_coordinates
-from layerscope.variants import evaluate_variants
 
 
 @dataclass(frozen=True)

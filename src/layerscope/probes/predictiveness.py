@@ -11,16 +11,16 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.curvature import gradients
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.similarity import layer_cosines
-from layerscope.isolation import every_tensor
-from layerscope.layers import LayerMap
+from layerscope.networks.curvature import gradients
+from layerscope.networks.isolation import every_tensor
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.sharing import shared_loss
+from layerscope.networks.task import examples, rows
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 from layerscope.probes.gradient import batch_gradients, without_derivatives
-from layerscope.sharing import shared_loss
-from layerscope.task import examples, rows
 
 TITLES = {"data": "other data", "parameters": "an update of the other layers"}
 

@@ -12,18 +12,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.discovery import Layer
-from layerscope.drawing import fresh_weights
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure
 from layerscope.functional.norms import layer_distances
 from layerscope.functional.robustness import FROZEN, LABELS, degradation, labels
-from layerscope.isolation import device_of, mixed_seed
-from layerscope.layers import LayerMap
+from layerscope.networks.discovery import Layer
+from layerscope.networks.drawing import fresh_weights
+from layerscope.networks.isolation import device_of, mixed_seed
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.recalibration import normalisations, recalibrated
+from layerscope.networks.variants import Evaluation, evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
-from layerscope.recalibration import normalisations, recalibrated
-from layerscope.variants import Evaluation, evaluate_variants
 
 Weights = Mapping[str, Tensor]
 

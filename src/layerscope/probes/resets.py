@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from layerscope.discovery import preview
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Heatmap, Lines
-from layerscope.layers import LayerMap
+from layerscope.networks.discovery import preview
+from layerscope.networks.layers import LayerMap
 
 RANDOM = "random"
 SHORT = "rand"

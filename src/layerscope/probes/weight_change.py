@@ -19,7 +19,7 @@ from layerscope.functional.change import (
     subsample,
     zero_counts,
 )
-from layerscope.layers import LayerMap
+from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
 

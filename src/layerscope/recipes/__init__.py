@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from layerscope.errors import unknown
 
 if TYPE_CHECKING:
-    from layerscope.study import Scale, Study
+    from layerscope.studies.study import Scale, Study
 
 Recipe = Callable[["Scale"], "Study"]
 PAPERS = ("all_layers_created_equal", "layer_convergence_bias")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from layerscope.figures.figure import Figure, Table, layers_of
-from layerscope.files import replacing
 from layerscope.report.render import html
+from layerscope.runs.files import replacing
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.study import Scale, Study
 
 REPORTED: Mapping[str, tuple[float | None, ...]] = {
     "ResNet-18": (10.4, 7.5, 6.9, 5.5),
@@ -262,11 +262,11 @@ def table3(scale: Scale) -> Study:
     """
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict, above, all_of
     from layerscope.figures.figure import Bars
     from layerscope.probes import Reinitialisation
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.claims import Claim, Verdict, above, all_of
+    from layerscope.studies.study import Study
 
     probe = Reinitialisation(checkpoints=(0,), draws=0)
     rows: dict[str, tuple[str, Any, Deep]] = {

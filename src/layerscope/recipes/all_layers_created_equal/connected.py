@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.study import Scale, Study
 
 WIDTHS: Mapping[Scale, tuple[int, ...]] = {
     "paper": (32, 64, 128, 256, 512, 1024),
@@ -39,7 +39,7 @@ def fig1(scale: Scale) -> Study:
     from layerscope.probes import Reinitialisation
     from layerscope.probes.resets import distance_heatmaps, robustness_heatmap
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     probe, variant = Reinitialisation(), "fcn3x256"
 
@@ -121,7 +121,7 @@ def _widths(name: str, scale: Scale, parts: Mapping[Data, Scale], note: str) -> 
     from layerscope.figures.figure import Lines
     from layerscope.probes import Reinitialisation
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     probe = Reinitialisation(checkpoints=(0,), draws=0)
 
@@ -196,7 +196,7 @@ def fig8(scale: Scale) -> Study:
     from layerscope.probes import Reinitialisation
     from layerscope.probes.resets import Rule, robustness_heatmap
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     variant, alone = "fcn5x256", Reinitialisation()
     rules: dict[str, Rule] = {
@@ -248,10 +248,10 @@ def bound(scale: Scale) -> Study:
     bounds vacuous: with more parameters than examples the gap is the largest the formula can give,
     about 1.18, with or without resets, so that both claims are decided by the sizes alone.
     """
-    from layerscope.claims import Claim, above
     from layerscope.probes import GeneralisationBound
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.claims import Claim, above
+    from layerscope.studies.study import Study
 
     probe, variant = GeneralisationBound(), "fcn3x256"
 

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from layerscope.claims import Claim, Verdict, above, all_of
 from layerscope.probes.resets import RANDOM
 from layerscope.recipes.all_layers_created_equal.settings import PAPER
+from layerscope.studies.claims import Claim, Verdict, above, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

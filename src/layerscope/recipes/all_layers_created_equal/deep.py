@@ -18,11 +18,11 @@ from layerscope.recipes.all_layers_created_equal.settings import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim
     from layerscope.config import RunConfig
     from layerscope.figures.figure import Figure
     from layerscope.probes import Reinitialisation
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim
+    from layerscope.studies.study import Scale, Study
 
 RESNETS: Mapping[Scale, tuple[Any, ...]] = {
     "paper": (18, 34, 50, 101, 152),
@@ -72,7 +72,7 @@ def robustness_study(
     """
     from layerscope.probes.resets import robustness_heatmap
     from layerscope.recipes.all_layers_created_equal.deciding import found
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     def heatmap(dataset: xr.Dataset, key: str, called: str) -> list[Figure]:
         return [robustness_heatmap(dataset, f"robustness-{key}", f"{called}{suffix(scale)}")]

@@ -19,10 +19,10 @@ from layerscope.recipes.all_layers_created_equal.tables import beside_reported
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim
     from layerscope.figures.figure import Figure
     from layerscope.probes import Reinitialisation
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim
+    from layerscope.studies.study import Scale, Study
 
 REPORTED: Mapping[Deep, Mapping[int, tuple[float, ...]]] = {
     "cifar10": {
@@ -78,7 +78,7 @@ def _groupings(
     from layerscope.probes import Reinitialisation
     from layerscope.probes.resets import robustness_heatmap
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     alone = Reinitialisation(checkpoints=(0,), draws=0)
     probes: dict[str, Reinitialisation] = {
@@ -143,11 +143,11 @@ def table1(scale: Scale) -> Study:
     """
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict, above, all_of
     from layerscope.figures.figure import Bars
     from layerscope.probes import Reinitialisation
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.claims import Claim, Verdict, above, all_of
+    from layerscope.studies.study import Study
 
     sets: tuple[Deep, ...] = ("cifar10", "imagenet") if scale == "paper" else ("cifar10",)
     depths: tuple[Any, ...] = {"paper": (50, 101, 152), "small": (50,), "smoke": (18,)}[scale]

@@ -29,7 +29,7 @@ from layerscope.config import (
 )
 
 if TYPE_CHECKING:
-    from layerscope.study import Scale
+    from layerscope.studies.study import Scale
 
 PAPER = "Are all layers created equal?"
 SEEDS: Mapping[Scale, tuple[int, ...]] = {

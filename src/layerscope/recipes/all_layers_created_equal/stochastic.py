@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.study import Scale, Study
 
 NETWORKS = {"4x2": ((4, 4), "4^2"), "4x4": ((4, 4, 4, 4), "4^4")}
 REPORTED: Mapping[tuple[str, int], tuple[float, float, float]] = {
@@ -46,11 +46,11 @@ def table2(scale: Scale) -> Study:
     """
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict, above, all_of
     from layerscope.figures.figure import Table
     from layerscope.probes import AdversarialAccuracy
     from layerscope.recipes.all_layers_created_equal import deciding
-    from layerscope.study import Study
+    from layerscope.studies.claims import Claim, Verdict, above, all_of
+    from layerscope.studies.study import Study
 
     probe = {
         "paper": AdversarialAccuracy(),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale
+    from layerscope.studies.study import Scale
 
 
 def beside_reported(

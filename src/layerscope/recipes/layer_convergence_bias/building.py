@@ -14,10 +14,10 @@ from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict
     from layerscope.figures.figure import Figure
     from layerscope.probes import Probe
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Scale, Study
 
 
 def make_study(
@@ -35,7 +35,7 @@ def make_study(
     may_diverge: frozenset[str] = frozenset(),
 ) -> Study:
     """A study of this paper, by default with the seeds that networks on images have."""
-    from layerscope.study import Study
+    from layerscope.studies.study import Study
 
     return Study(
         name=f"layer_convergence_bias.{figure}",
@@ -148,7 +148,7 @@ def make_claim(
     variants: Sequence[str] = (),
 ) -> Claim:
     """A claim, on some variants or all, that holds where an effect exceeds a threshold."""
-    from layerscope.claims import Claim, above
+    from layerscope.studies.claims import Claim, above
 
     def decide(data: xr.DataTree) -> Verdict:
         return above(effect(data), statistic, threshold)

@@ -18,9 +18,9 @@ from layerscope.recipes.layer_convergence_bias.settings import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Verdict
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Verdict
+    from layerscope.studies.study import Scale, Study
 
 LAYERS = ["layer1", "layer2", "layer3"]
 REPORTED = {"layer1": 0.012, "layer2": 0.009, "layer3": 0.006}
@@ -61,10 +61,10 @@ def fig1a(scale: Scale) -> Study:
 
     At ``small`` there are 2000 training examples instead of 5000; ``smoke`` is no experiment.
     """
-    from layerscope.claims import Claim
     from layerscope.probes import Convergence, GradientMagnitude
     from layerscope.recipes.layer_convergence_bias import deciding
-    from layerscope.study import Study
+    from layerscope.studies.claims import Claim
+    from layerscope.studies.study import Study
 
     until = min(50, LENGTHS[scale][0] // 2)
     variants = {name: connected(scale, low, high) for name, (low, high) in DOMAINS.items()}
@@ -108,8 +108,8 @@ def fig1a(scale: Scale) -> Study:
 def _larger_yet_slower(data: xr.DataTree, until: float) -> Verdict:
     import numpy as np
 
-    from layerscope.claims import above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import above, all_of
 
     gradients = deciding.node(data, "narrow", "gradient_magnitude")["gradient_magnitude"]
     early = gradients.where(gradients["epoch"] <= until, drop=True)

@@ -29,9 +29,9 @@ from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Verdict
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Verdict
+    from layerscope.studies.study import Scale, Study
 
 
 @on_images
@@ -46,9 +46,9 @@ def fig2(scale: Scale) -> Study:
     At ``small`` CIFAR-10, narrow networks and 24 epochs, the schedule and the intervals in
     proportion.
     """
-    from layerscope.claims import Claim, above, all_of
     from layerscope.probes import Convergence
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     epochs = imagenet(scale, "resnet50").epochs
     first, drop = max(2, epochs * 20 // 120), max(1, epochs * 50 // 120)
@@ -217,10 +217,10 @@ def fig11(scale: Scale) -> Study:
     no apparent decrease while the rate is constant, read here as: by less than a third, on average
     over layers, from the second epoch to the last one before the rate falls.
     """
-    from layerscope.claims import Claim, above, all_of
     from layerscope.figures.figure import Lines
     from layerscope.probes import WeightChange
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     probe = WeightChange(p=2.0, minimum_dimensions=1)
     drop = imagenet(scale, "resnet50").milestones[0]

@@ -34,9 +34,9 @@ from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Verdict
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Verdict
+    from layerscope.studies.study import Scale, Study
 
 BEGINNINGS = (0, 1)
 """Rates are given from the start, and without the first epoch."""
@@ -205,10 +205,10 @@ def fig10(scale: Scale) -> Study:
     serves all seeds; its classifier is drawn anew. At ``small`` it is pre-trained on 20,000 images
     of CIFAR-10 and fine-tuned on 17 classes of Tiny ImageNet, with as many images as Flowers has.
     """
-    from layerscope.claims import Claim
     from layerscope.figures.figure import Bars
     from layerscope.probes import Convergence
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim
 
     pretraining, scratch = _transfer(scale)
     start = Start(run=pretraining, fresh=("final_linear.*",))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.claims import Verdict, above, all_of
 from layerscope.config import Digits, Images
 from layerscope.data.table import IMAGE_SETS, row_of
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.study import PLANNED
+from layerscope.studies.claims import Verdict, above, all_of
+from layerscope.studies.study import PLANNED
 
 if TYPE_CHECKING:
     import xarray as xr

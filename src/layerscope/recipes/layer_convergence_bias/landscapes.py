@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.study import Scale, Study
 
 NUMBERS = {
     "increase": ("rise of the loss", "Mean rise at half a layer's length."),

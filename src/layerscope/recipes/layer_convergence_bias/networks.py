@@ -32,7 +32,7 @@ from layerscope.config import (
 
 if TYPE_CHECKING:
     from layerscope.probes import LossLandscape
-    from layerscope.study import Scale
+    from layerscope.studies.study import Scale
 
 Family = Literal["resnet50", "vgg19"]
 FAMILIES: tuple[Family, ...] = ("resnet50", "vgg19")

@@ -19,10 +19,10 @@ from layerscope.recipes.layer_convergence_bias.settings import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict
     from layerscope.figures.figure import Figure
     from layerscope.probes import Probe
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Scale, Study
 
 VARIANT = "residual"
 RANGES = (2.3, 0.7, 0.5, 0.06)
@@ -67,9 +67,9 @@ def fig1b(scale: Scale) -> Study:
 
     At ``small`` there are 2000 training examples instead of 5000; ``smoke`` is no experiment.
     """
-    from layerscope.claims import Claim, above
     from layerscope.probes import Convergence, GradientMagnitude
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above
 
     until = early(scale)
 
@@ -176,9 +176,9 @@ def fig3(scale: Scale) -> Study:
     examples, four of them, all pairs averaged; the update is one step of gradient descent at the
     run's learning rate.
     """
-    from layerscope.claims import Claim, above
     from layerscope.probes import Convergence, GradientPredictiveness
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above
 
     def cosine(data: xr.DataTree, name: str, late: bool = False) -> xr.DataArray:
         found = deciding.node(data, VARIANT, "gradient_predictiveness")[name]
@@ -249,9 +249,9 @@ def fig4(scale: Scale) -> Study:
     as its weights. The paper judges pictures; here two numbers decide: the mean rise of the loss
     at half the block's length over ten directions, and the largest eigenvalue of the Hessian.
     """
-    from layerscope.claims import Claim, above
     from layerscope.probes import LossLandscape
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above
 
     probe = LossLandscape(points=5 if scale == "smoke" else 21)
 
@@ -320,9 +320,9 @@ def fig6(scale: Scale) -> Study:
     0.7, 0.5 and 0.06. The paper judges the complexity of curves by eye; here the mean frequency of
     what a block adds decides.
     """
-    from layerscope.claims import Claim
     from layerscope.probes import BlockContributions
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim
 
     def part(data: xr.DataTree, name: str) -> xr.DataArray:
         return deciding.node(data, VARIANT, "block_contributions")[name]
@@ -399,9 +399,9 @@ def path_and_progress(scale: Scale) -> Study:
     converge faster. The first adds up how far the weights move, the second measures how much nearer
     they come to where they end. Both are drawn from one run, with their ratio, the directness.
     """
-    from layerscope.claims import Claim, above, all_of
     from layerscope.probes import Convergence, PathAndProgress
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     until = early(scale)
 

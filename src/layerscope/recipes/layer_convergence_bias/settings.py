@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from layerscope.config import SGD, OptimizerConfig, ResidualFCN, RunConfig, Sine
 
 if TYPE_CHECKING:
-    from layerscope.study import Scale
+    from layerscope.studies.study import Scale
 
 PAPER = "Which layer is learning faster?"
 SEEDS = (0, 1, 2, 3, 4)

@@ -20,9 +20,9 @@ from layerscope.recipes.layer_convergence_bias.settings import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Scale, Study
 
 EVIDENT = 0.1
 """Relative bias from which on a bias counts as evident; the paper gives no number."""
@@ -186,8 +186,8 @@ def mean_rate(data: xr.DataTree, variant: str) -> xr.DataArray:
 
 def biased(variants: Sequence[str], text: str, source: str, name: str = "bias") -> Claim:
     """The first block converges faster than the last, in each of some variants."""
-    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     statistic = "C(first block) - C(last block)"
 
@@ -201,8 +201,8 @@ def biased(variants: Sequence[str], text: str, source: str, name: str = "bias") 
 
 def weaker(strong: str, weak: Sequence[str], text: str, source: str, name: str = "weaker") -> Claim:
     """The relative bias is smaller, or reversed, in some variants against another."""
-    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     statistic = "difference of relative biases"
 
@@ -220,8 +220,8 @@ def weaker(strong: str, weak: Sequence[str], text: str, source: str, name: str =
 
 def gone(variant: str, label: str, source: str, either_way: bool = False) -> Claim:
     """The relative bias of a variant is small, or (not ``either_way``) reversed."""
-    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     def decide(data: xr.DataTree) -> Verdict:
         bias = deciding.relative_bias(deciding.rates(data, variant))

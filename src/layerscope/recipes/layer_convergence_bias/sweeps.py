@@ -30,8 +30,8 @@ from layerscope.recipes.layer_convergence_bias.sweeping import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Scale, Study
 
 NORMALISED_RATE = 0.005
 """Learning rate of Fig. 16: of those tried, the largest at which normalised networks train."""
@@ -43,8 +43,8 @@ def fig8a(scale: Scale) -> Study:
     Fig. 8 (a-d): the residual network fits the sum of the 4, 3, 2 and 1 slowest sines; deeper
     blocks converge faster the simpler the target, and the bias does not strictly hold any more.
     """
-    from layerscope.claims import Claim, above
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above
 
     variants = {f"components{k}": (f"{k} of 4", sine(scale, components=k)) for k in (4, 3, 2, 1)}
     statistic = "C(last block), 1 component less 4"
@@ -143,7 +143,7 @@ def fig14(scale: Scale) -> Study:
 
     Fig. 14; the coefficients are not stated and read here as 0, 1e-4, 1e-3 and 1e-2.
     """
-    from layerscope.claims import Claim, above
+    from layerscope.studies.claims import Claim, above
 
     decays = (0.0, 1e-4, 1e-3, 1e-2)
     variants = {
@@ -229,7 +229,7 @@ def fig16(scale: Scale) -> Study:
     trains, since its activations have 30 times the squared length. LOG.md lists what was tried, and
     how much the biases depend on the rate.
     """
-    from layerscope.claims import Claim, above
+    from layerscope.studies.claims import Claim, above
 
     norms = {"none": "none", "batch": "BatchNorm", "layer": "LayerNorm", "group": "GroupNorm(8)"}
     variants = {
@@ -301,8 +301,8 @@ def fig20(scale: Scale) -> Study:
     the shallower the big block, the larger the loss. Here an activation follows every linear layer
     of a branch, since between the layers of a block of one there would be none.
     """
-    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     shapes = {f"big{i + 1}": tuple(4 if j == i else 1 for j in range(4)) for i in range(4)}
     variants = {
@@ -360,8 +360,8 @@ def domain(scale: Scale) -> Study:
     the same network finds harder to fit. Measured (5 seeds, 300 epochs): the bias is there for a of
     2 and 3 and reversed for 1, 4 and 2 pi.
     """
-    from layerscope.claims import Claim, above, all_of
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim, above, all_of
 
     halves = {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0, "2π": 2 * math.pi}
     variants = {

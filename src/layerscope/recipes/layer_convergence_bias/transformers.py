@@ -21,9 +21,9 @@ from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerscope.claims import Claim, Verdict
     from layerscope.figures.figure import Figure
-    from layerscope.study import Scale, Study
+    from layerscope.studies.claims import Claim, Verdict
+    from layerscope.studies.study import Scale, Study
 
 ARRANGEMENTS = {
     "wider": ("deeper encoders wider", (2,) * 6 + (4,) * 3 + (8,) * 3),
@@ -119,9 +119,9 @@ def fig21(scale: Scale) -> Study:
     That the bias holds with SGD is decided by the first and the last four encoders.
     The learning rate of SGD is not stated and read here as 0.1 with momentum 0.9.
     """
-    from layerscope.claims import Claim
     from layerscope.probes import Convergence
     from layerscope.recipes.layer_convergence_bias import deciding
+    from layerscope.studies.claims import Claim
 
     widths = ARRANGEMENTS["vanilla"][1]
     sgd = SGD(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)

@@ -1,0 +1,87 @@
+"""What fully describes a run, and where it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from layerscope.config.base import Config
+from layerscope.config.data import DataConfig, Digits
+from layerscope.config.models import FCN, ModelConfig
+from layerscope.config.optimisers import SGD, OptimizerConfig
+from layerscope.errors import LayerscopeError
+
+Unit = Literal["family", "tensor", "module", "block", "stage"]
+
+
+@dataclass(frozen=True)
+class Start(Config):
+    """Weights to begin with: a checkpoint of another run. Give ``run`` or ``path``.
+
+    Attributes:
+        run: Configuration of that run; it is trained first where it is not there yet.
+        path: Folder of any recorded run.
+        step: Which checkpoint; the last by default.
+        fresh: Patterns of tensors that keep their own initialisation, e.g. those of a classifier
+            for other classes. Every other tensor must be there with its shape.
+    """
+
+    run: RunConfig | None = None
+    path: str = ""
+    step: int | None = None
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Everything that decides one run: model, data, optimiser, length, seed, checkpoints.
+
+    Attributes:
+        model: The architecture and its sizes.
+        data: The data set and its subset.
+        optimizer: The optimiser and its initial learning rate.
+        milestones: Epochs at whose end the learning rate is multiplied by ``decay``.
+        decay: Factor applied at every milestone.
+        schedule: ``"step"`` follows the milestones; ``"cosine"`` falls to zero at the end like
+            half a cosine.
+        warmup: Steps over which the learning rate first rises linearly.
+        epochs: Passes over the training set.
+        batch_size: Examples per step; the last batch of an epoch may be smaller.
+        seed: Seeds initialisation, order of examples and dropout.
+        augmentation: ``"crop_flip"`` pads training images with 4 black pixels, crops them at
+            random to their size and flips half of them horizontally.
+        start: Weights to begin with, for fine-tuning; by default the model's initialisation.
+        frozen: Patterns of modules whose parameters keep their initial values.
+        removed: Patterns of residual blocks that are left out.
+        unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
+            a convolution with its normalisation, else a module.
+        precision: Arithmetic of the forward and backward pass.
+        checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
+        probe_batch: Examples in the fixed batch on which gradients and activations are measured.
+    """
+
+    model: ModelConfig = field(default_factory=FCN)
+    data: DataConfig = field(default_factory=Digits)
+    optimizer: OptimizerConfig = field(default_factory=SGD)
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    schedule: Literal["step", "cosine"] = "step"
+    warmup: int = 0
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    augmentation: Literal["none", "crop_flip"] = "none"
+    start: Start | None = None
+    frozen: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unit: Unit = "family"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    checkpoints: str = "epochs(1)"
+    probe_batch: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "probe_batch"):
+            if getattr(self, name) < 1:
+                raise LayerscopeError(
+                    f"{name} is {getattr(self, name)}.", f"{name} must be at least 1."
+                )

@@ -1,0 +1,1 @@
+"""A model, and what can be asked of it: layers, task, variants, surgery, evaluation."""

@@ -1,0 +1,201 @@
+"""Change layers of a model on purpose: re-initialise, re-randomise, freeze, remove.
+
+What changes weights or what is trained is a context manager and leaves the model as found; what
+changes the architecture returns a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.networks.discovery import Forward, Layer, blocks, matching, preview, run_example
+from layerscope.networks.drawing import Factory, fresh_weights
+from layerscope.networks.isolation import copied, every_tensor, isolated, unique_state
+
+
+@contextlib.contextmanager
+def reinitialised(
+    model: nn.Module, layers: Layer | Iterable[Layer], weights: Mapping[str, Tensor]
+) -> Iterator[nn.Module]:
+    r"""Layers set back to other weights inside the context.
+
+    :math:`\theta_l \leftarrow \theta_l^\tau`, everything else kept.
+
+    ::
+
+        with reinitialised(model, run.layers["layer2"], run.checkpoint(0)):
+            ...
+
+    Source: "Are All Layers Created Equal?", Section 2.
+
+    Args:
+        model: The model; its weights are put back afterwards, bit for bit.
+        layers: One layer or several; parameters and buffers are set.
+        weights: Tensors by name, e.g. a checkpoint.
+
+    Raises:
+        LayerscopeError: A tensor is missing or of another shape.
+    """
+    chosen = [layers] if isinstance(layers, Layer) else list(layers)
+    names = [name for layer in chosen for name in (*layer.parameters, *layer.buffers)]
+    own = unique_state(model)
+    for name in names:
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise LayerscopeError(
+                f"{name!r} is missing, or of another shape, in the model or in the weights.",
+                "Take layers and weights of a run of this model.",
+            )
+    kept = {name: own[name].clone() for name in names}
+    try:
+        _assign(own, {name: weights[name] for name in names})
+        yield model
+    finally:
+        _assign(own, kept)
+
+
+def _assign(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+
+
+def rerandomised(
+    model: nn.Module,
+    layers: Layer | Iterable[Layer],
+    seed: int,
+    factory: Factory | None = None,
+) -> contextlib.AbstractContextManager[nn.Module]:
+    r"""Layers drawn anew inside the context, each from its own initialiser.
+
+    :math:`\hat\theta_l \sim P_l`, see `fresh_weights`.
+
+    Source: "Are All Layers Created Equal?", Section 2.
+
+    Args:
+        model: The model; its weights are put back afterwards.
+        layers: One layer or several.
+        seed: Seed of the draw.
+        factory: Builds the model anew.
+
+    Raises:
+        LayerscopeError: As for `fresh_weights`.
+    """
+    chosen = [layers] if isinstance(layers, Layer) else list(layers)
+    modules = [name for layer in chosen for name in layer.modules]
+    return reinitialised(model, chosen, fresh_weights(model, modules, seed, factory))
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Stop training the parameters of the modules that match: they stay stranded where they are.
+
+    Statistics of normalisation inside them still follow the data in train mode.
+
+    Source: "Are All Layers Created Equal?", Section 5.
+
+    Args:
+        model: The model, changed in place.
+        patterns: Glob patterns of module names, e.g. ``"stage*.resblk2"``.
+
+    Returns:
+        Names of the parameters that were frozen.
+
+    Raises:
+        LayerscopeError: A pattern matches no module, or nothing would be left to train.
+    """
+    inside = tuple(f"{name}." for name in matching(model, patterns))
+    own = every_tensor(model)
+    frozen = [
+        name
+        for name, parameter in own.items()
+        if parameter.requires_grad and name.startswith(inside)
+    ]
+    if len(frozen) == sum(parameter.requires_grad for parameter in model.parameters()):
+        raise LayerscopeError(
+            f"{list(patterns)} freeze every parameter.", "Leave something to train."
+        )
+    for name in frozen:
+        own[name].requires_grad_(False)
+    return tuple(frozen)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[nn.Module]:
+    """`freeze` inside the context; what was trainable is trainable again afterwards."""
+    names = freeze(model, patterns)
+    try:
+        yield model
+    finally:
+        own = every_tensor(model)
+        for name in names:
+            own[name].requires_grad_(True)
+
+
+def without(
+    model: nn.Module, patterns: Sequence[str], example: Any, forward: Forward | None = None
+) -> nn.Module:
+    """A copy of a model with residual blocks left out, the identity in their place.
+
+    Source: "Are All Layers Created Equal?", Section 5; Veit et al. 2016.
+
+    Args:
+        model: The model, left as found.
+        patterns: Glob patterns of names of residual (or encoder) blocks.
+        example: What the model eats; it runs once, to see that shapes are preserved.
+        forward: How to run the model on the example.
+
+    Raises:
+        LayerscopeError: A pattern matches no module, or a module is no block or changes the shape
+            of its input, so that it cannot be left out.
+    """
+    names = matching(model, patterns)
+    known = blocks(model, example, forward)
+    for name in names:
+        if name not in known:
+            raise LayerscopeError(
+                f"{name!r} ({type(model.get_submodule(name)).__name__}) is no residual block and "
+                "cannot be removed.",
+                f"Blocks are {preview(known)}." if known else "This model has none.",
+            )
+    made = copied(model)
+    shapes: dict[str, tuple[Any, Any]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            shapes[name] = (_shape(inputs[0] if inputs else None), _shape(output))
+
+        return hook
+
+    with contextlib.ExitStack() as hooks, isolated(made), torch.no_grad():
+        for name in names:
+            hooks.callback(made.get_submodule(name).register_forward_hook(note(name)).remove)
+        run_example(made, example, forward)
+    for name in names:
+        before, after = shapes.get(name, (None, None))
+        if before is None or before != after:
+            raise LayerscopeError(
+                f"{name!r} cannot be removed: it maps {before} to {after}.",
+                "Only blocks that preserve the shape can be left out, e.g. not the first block of "
+                "a stage that halves the image.",
+            )
+        made.set_submodule(name, Skipped())
+    with isolated(made), torch.no_grad():
+        run_example(made, example, forward)
+    return made
+
+
+class Skipped(nn.Identity):
+    """What stands in place of a removed block: its first argument, whatever others it is given."""
+
+    def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The input itself."""
+        return input
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None

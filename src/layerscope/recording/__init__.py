@@ -1,0 +1,1 @@
+"""Record a training loop while it runs, without changing it."""

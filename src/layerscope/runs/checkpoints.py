@@ -1,0 +1,227 @@
+"""Weights on disk: one safetensors file per step, read lazily, tensor by tensor.
+
+Every file carries a checksum of each tensor and of its metadata, so that a flipped bit is an error
+and never a number. Files written by others, or before there were checksums, are read without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError, unknown
+from layerscope.runs.files import check_readable, replacing
+
+CHECKS = "layerscope.xxh3"
+"""Name in the metadata of what `_checks` returns, as JSON."""
+_METADATA = ""  # no tensor has this name
+RESTORE = "Restore it from a copy, go on without it, or record the run again."
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file that is whole or absent; shared memory is written twice.
+
+    Raises:
+        LayerscopeError: The folder cannot be written, or the file format has no such tensors.
+    """
+    plain, text = _apart(tensors), dict(metadata or {})
+    text[CHECKS] = json.dumps(_checks(plain, text))
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, text)
+        except SafetensorError as error:
+            raise OSError(f"{error}") from error
+        except KeyError as error:  # how safetensors refuses a type
+            raise LayerscopeError(
+                f"cannot write {path}: safetensors has no type {error}.", "Convert the tensor."
+            ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which lives in the memory of another."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            raise LayerscopeError(
+                f"tensor {name!r} is sparse ({tensor.layout}) and cannot be written.",
+                "Keep it dense: tensor.to_dense().",
+            )
+        found = tensor.detach().cpu().contiguous()
+        if found.untyped_storage().data_ptr() in storages:
+            found = found.clone()
+        storages.add(found.untyped_storage().data_ptr())
+        plain[name] = found
+    return plain
+
+
+def _checks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, int]:
+    """Checksum of every tensor by name, and of the metadata."""
+    return {name: _checksum(tensor) for name, tensor in tensors.items()} | {
+        _METADATA: xxhash.xxh3_64_intdigest(json.dumps(dict(metadata), sort_keys=True).encode())
+    }
+
+
+def _checksum(tensor: Tensor) -> int:
+    """XXH3 (64 bits) of type, shape and bytes of a contiguous tensor on the CPU."""
+    found = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.intdigest()
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of one safetensors file, each read, and checked, when it is asked for.
+
+    Args:
+        path: The file.
+        device: Where tensors are put.
+
+    Raises:
+        LayerscopeError: The file is missing, truncated, damaged or of another format; a name is
+            unknown.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        self.path = path
+        self._device = torch.device(device)
+        check_readable(
+            path, f"there is no checkpoint file {path}.", "Check the step and the folder."
+        )
+        try:
+            self._file = safe_open(path, framework="pt", device="cpu")
+            self._names = tuple(self._file.keys())
+            self._metadata: dict[str, str] = self._file.metadata() or {}
+        except Exception as error:  # a damaged header can fail anywhere in safetensors
+            raise LayerscopeError(
+                f"{path} is truncated or no safetensors file: {error}.",
+                f"{RESTORE} A file that torch.save wrote must not be called .safetensors.",
+            ) from error
+        self._sums = self._read_checks()
+
+    def _read_checks(self) -> dict[str, int] | None:
+        """The checksums in the file, after those of names and metadata; None if it has none."""
+        if (text := self._metadata.pop(CHECKS, None)) is None:
+            return None
+        try:
+            found = json.loads(text)
+            sums = {str(name): int(value) for name, value in found.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._damaged("its checksums cannot be read") from error
+        if {*sums} != {_METADATA, *self._names}:
+            raise self._damaged("it has other tensors than were written")
+        if sums[_METADATA] != _checks({}, self._metadata)[_METADATA]:
+            raise self._damaged("its metadata are not those that were written")
+        return sums
+
+    def _damaged(self, reason: str) -> LayerscopeError:
+        return LayerscopeError(f"{self.path} is damaged: {reason}.", RESTORE)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Text stored beside the tensors."""
+        return self._metadata
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return tuple(self._file.get_slice(self._known(name)).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as safetensors writes it, e.g. ``F32``, without reading it."""
+        return self._file.get_slice(self._known(name)).get_dtype()
+
+    def _known(self, name: str) -> str:
+        if name not in self._names:
+            raise unknown(f"tensor of {self.path.name}", name, self._names)
+        return name
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._known(name)
+        try:
+            tensor = self._file.get_tensor(name)
+        except Exception as error:  # safetensors knows types that torch does not, and the reverse
+            raise self._damaged(f"{name!r} cannot be read: {error}") from error
+        if self._sums is not None and self._sums[name] != _checksum(tensor):
+            raise self._damaged(f"the values of {name!r} are not those that were written")
+        # Not the mapped file itself: how it lies in there decides the last bits of a sum.
+        return tensor.to(self._device, copy=True)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_mark(tensors: Tensors, expected: Mapping[str, str]) -> None:
+    """Refuse a file whose metadata say that it was written for something else.
+
+    Raises:
+        LayerscopeError: A value differs; what is not in the metadata does not count.
+    """
+    for name, value in expected.items():
+        if (found := tensors.metadata.get(name, value)) != value:
+            raise LayerscopeError(
+                f"{tensors.path} is that of {name} {found}, not of {name} {value}.",
+                "Put this run's own file, or its own run.json, in its place.",
+            )
+
+
+def check_parameters(
+    tensors: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    kinds: Mapping[str, str] | None,
+) -> None:
+    """Compare a checkpoint with what the manifest says of the parameters, reading no tensor.
+
+    Args:
+        tensors: The checkpoint.
+        shapes: Shape of every parameter.
+        kinds: What `kinds` returned of the first checkpoint, where it is known.
+
+    Raises:
+        LayerscopeError: A parameter is missing, of another shape, or of another kind of numbers.
+    """
+    for name, shape in shapes.items():
+        what = f"{tensors.path} does not fit the manifest of its run"
+        if name not in tensors:
+            raise LayerscopeError(f"{what}: it lacks {name!r}.", RESTORE)
+        if (found := tensors.shape(name)) != tuple(shape):
+            raise LayerscopeError(
+                f"{what}: {name!r} has shape {found}, not {tuple(shape)}.", RESTORE
+            )
+        kind = _kind(tensors.dtype(name))
+        if kinds is not None and kind != kinds.get(name, FLOATING):
+            raise LayerscopeError(f"{what}: {name!r} holds {kind} numbers.", RESTORE)
+
+
+FLOATING = "floating"
+
+
+def kinds(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, str]:
+    """Of the named tensors those that are not of floating point, with their kind."""
+    types = {name: tensors[name].dtype for name in names if name in tensors}
+    found = {
+        name: "boolean" if t == torch.bool else "complex" if t.is_complex else "integer"
+        for name, t in types.items()
+        if not t.is_floating_point
+    }
+    return found
+
+
+def _kind(dtype: str) -> str:
+    """Kind of a type as safetensors writes it."""
+    if dtype == "BOOL":
+        return "boolean"
+    return {"I": "integer", "U": "integer", "C": "complex"}.get(dtype[0], FLOATING)

@@ -1,0 +1,428 @@
+"""A run on disk: manifest, checkpoints and results, readable at any moment of its life.
+
+::
+
+    run.json                          format, status, layers, configuration, environment
+    batch.safetensors                 the fixed batch that probes measure on, if there is one
+    checkpoints/000000469.safetensors weights and buffers at one step, read tensor by tensor
+    resume.safetensors                optimiser, random state and what the recorder keeps
+    results/<probe>/<part>.nc         measurements, netCDF
+
+Every file is written beside its place and renamed into it, so that a crash leaves no file half
+written. A process that records holds a lock; a run whose manifest says *running* but whose lock
+is free was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from layerscope.config import RunConfig, from_dict
+from layerscope.errors import LayerscopeError
+from layerscope.networks.isolation import unwrap
+from layerscope.networks.layers import LayerMap
+from layerscope.runs.checkpoints import Tensors, check_mark, check_parameters, kinds, write_tensors
+from layerscope.runs.environment import describe, now
+from layerscope.runs.files import check_name, check_writable, remove_temporaries
+from layerscope.runs.manifest import (
+    FORMAT_VERSION,
+    Status,
+    check_new,
+    read_manifest,
+    write_manifest,
+)
+from layerscope.runs.results import compact, read_parts, write_dataset, write_part
+from layerscope.runs.sources.fitting import by_step, load, places
+from layerscope.runs.sources.state_dicts import StateDict
+
+
+class Run:
+    """One training of one model with one seed, on disk.
+
+    Open one with `Run.open`, make one with `Run.create` (the recorder does) or
+    `Run.from_checkpoints`.
+
+    Attributes:
+        path: The run's folder.
+        manifest: What ``run.json`` holds.
+        layers: The layers of the model.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        with self._naming_manifest():
+            self.layers = LayerMap.from_json(manifest["layers"])
+        self._lock = FileLock(path / ".lock")
+        self._written: set[int] = set()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        layers: LayerMap,
+        *,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        device: str = "cpu",
+    ) -> Run:
+        """Start a new run and hold its lock until `finish`.
+
+        Args:
+            path: Folder that does not hold a run yet.
+            layers: The model's layers.
+            steps_per_epoch: Optimiser steps per epoch, where known.
+            total_steps: Planned length, where known.
+            config: Plain values of the configuration that made the run.
+            seed: Seed of the run, where known.
+            device: Where it trains, for the record.
+
+        Raises:
+            LayerscopeError: The folder holds a run already or cannot be written; a value is out of
+                range or cannot be kept as JSON.
+        """
+        path = Path(path)
+        check_name(path)
+        manifest = {
+            "id": uuid.uuid4().hex,
+            "format_version": FORMAT_VERSION,
+            "status": "running",
+            "created": now(),
+            "seed": seed,
+            "steps_per_epoch": steps_per_epoch,
+            "total_steps": total_steps,
+            "config": dict(config) if config is not None else None,
+            "layers": layers.to_json(),
+            "environment": describe(device),
+            "notes": {},
+        }
+        check_new(manifest, path)
+        run = cls(path, manifest)
+        if run.manifest["config"] is not None:
+            _ = run.config
+        # The lock comes first: a manifest without one would be that of an interrupted run.
+        run.acquire()
+        try:
+            if (path / "run.json").exists():
+                raise LayerscopeError(
+                    f"{path} already holds a run.", "Choose another folder, or delete this one."
+                )
+            write_manifest(path, manifest)
+        except BaseException:
+            run._lock.release()
+            raise
+        return run
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        path: str | Path,
+        checkpoints: Mapping[int, StateDict | str | Path],
+        model: nn.Module,
+        *,
+        layers: LayerMap | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> Run:
+        """Make a run of checkpoints that exist already, copying them into its format.
+
+        All are compared with the model before there is a run, and one at a time is in memory. On
+        an error nothing is left behind. Names may be those of a tied or wrapped model, see
+        `layerscope.runs.sources.fitting.fit`.
+
+        Args:
+            path: Folder for the run; must not hold one.
+            checkpoints: State dict, or file of one, for every step, an integer from 0 on; step 0
+                is the initialisation, which probes of distance need.
+            model: The module they belong to.
+            layers: Its layers; by default every module that owns parameters, in order of
+                registration.
+            steps_per_epoch: Optimiser steps per epoch, where known.
+
+        Raises:
+            LayerscopeError: There is no checkpoint, a step is no integer, or a file is missing or
+                damaged, or does not fit the model.
+        """
+        path = Path(path)
+        sources = by_step(checkpoints)
+        layers = layers or LayerMap.from_model(model, None)
+        for step, source in sources.items():
+            places(step, source, model)
+        existed = path.exists()
+        run = cls.create(path, layers, steps_per_epoch=steps_per_epoch)
+        try:
+            for step, source in sources.items():
+                state, stored = places(step, source, model)
+                run.write_checkpoint(step, {own: state[name] for own, name in stored.items()})
+            run.finish("complete")
+        except BaseException:
+            run._discard(whole=not existed)
+            raise
+        return run
+
+    def _discard(self, whole: bool) -> None:
+        """Remove what `create` and `write_checkpoint` made, or the folder as a whole."""
+        self._lock.release()
+        if whole:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in ("run.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run for reading, whatever state it is in; `status` and `missing` tell which.
+
+        Raises:
+            LayerscopeError: The folder holds no run, or one of a newer format.
+        """
+        path = Path(path)
+        if not (path / "run.json").exists():
+            raise LayerscopeError(
+                f"{path} holds no run (there is no run.json).",
+                "Give the folder of one run, e.g. runs/x, or record one first.",
+            )
+        return cls(path, read_manifest(path))
+
+    @contextlib.contextmanager
+    def _naming_manifest(self) -> Iterator[None]:
+        """Name the manifest in errors about what it holds."""
+        try:
+            yield
+        except LayerscopeError as error:
+            raise LayerscopeError(
+                f"{self.path / 'run.json'}: {error.message}", error.remedy
+            ) from error
+
+    @property
+    def config(self) -> RunConfig | None:
+        """The configuration that made the run; None for a run of another training loop.
+
+        Raises:
+            LayerscopeError: This version does not know one of its fields, or a value is wrong.
+        """
+        stored = self.manifest["config"]
+        if stored is None or stored.get("type") != "RunConfig":
+            return None
+        with self._naming_manifest():
+            return from_dict(stored)
+
+    # State
+
+    def acquire(self) -> None:
+        """Take the run's lock for writing and clear what a killed writer left behind.
+
+        Raises:
+            LayerscopeError: Another process is recording this run.
+        """
+        check_writable(self.path)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise LayerscopeError(
+                f"another process is recording {self.path}.", "Wait for it, or choose a new folder."
+            ) from error
+        except OSError as error:
+            raise LayerscopeError(
+                f"cannot lock {self.path / '.lock'}: {error.strerror or error}.",
+                "Remove what is in the place of this file.",
+            ) from error
+        remove_temporaries(self.path)
+
+    def _is_recording(self) -> bool:
+        if self._lock.is_locked:
+            return True
+        try:
+            with self._lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written has no recorder
+            return False
+
+    @property
+    def status(self) -> Status:
+        """``running``, ``complete``, ``interrupted`` (crashed ones included) or ``diverged``."""
+        status = self.manifest["status"]
+        return "interrupted" if status == "running" and not self._is_recording() else status
+
+    @property
+    def missing(self) -> str:
+        """What a run lacks, as a sentence: its end, or checkpoints; empty if nothing."""
+        gone = sorted({*self.manifest.get("checkpoints", ())} - {*self.steps})
+        sentence = f"the checkpoints at {_some(gone)} are gone" if gone else ""
+        return "; ".join(part for part in (self._end_missing, sentence) if part)
+
+    @property
+    def _end_missing(self) -> str:
+        if self.status in ("complete", "running"):
+            return ""
+        last = self.steps[-1] if self.steps else None
+        total = self.manifest["total_steps"]
+        goal = f" of {total}" if total else ""
+        kept = (
+            f"the last checkpoint is at step {last}{goal}" if last is not None else "no checkpoint"
+        )
+        if self.status == "diverged":
+            return f"diverged at step {self.manifest['notes'].get('diverged_at')}: {kept}"
+        resumable = (self.path / "resume.safetensors").exists()
+        return f"interrupted: {kept}; {'it can be resumed' if resumable else 'it cannot resume'}"
+
+    def finish(self, status: Status, **notes: Any) -> None:
+        """Write the final status and further facts, merge result parts and free the lock."""
+        try:
+            for folder in self._result_folders():
+                compact(folder, self._belongs(folder.name))
+        finally:  # parts that cannot be merged are no reason to lose the status
+            try:
+                self.note(status, **notes)
+                if status == "complete":
+                    (self.path / "resume.safetensors").unlink(missing_ok=True)
+            finally:
+                self._lock.release()
+
+    def note(self, status: Status | None = None, /, **notes: Any) -> None:
+        """Add facts to the manifest, e.g. the final test error, and which checkpoints there are.
+
+        Raises:
+            LayerscopeError: A note that reports calculate with is of another type, e.g. a text for
+                ``test_error``.
+        """
+        known = {*self.manifest.get("checkpoints", ()), *self._written, *self.steps}
+        changed = self.manifest | {"notes": self.manifest["notes"] | notes}
+        changed["checkpoints"] = sorted(known)
+        if status is not None:
+            changed |= {"status": status, "ended": now()}
+        check_new(changed, self.path)
+        self.manifest.update(changed)
+        write_manifest(self.path, self.manifest)
+
+    # Weights
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending; 0 is the initialisation."""
+        folder = self.path / "checkpoints"
+        stems = (path.stem for path in folder.glob("[!.]*.safetensors"))
+        return sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):09d}")
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimiser steps per epoch, where known."""
+        return self.manifest["steps_per_epoch"]
+
+    def checkpoint(self, step: int, device: torch.device | str = "cpu") -> Tensors:
+        """Weights and buffers at one step, by name, each read when it is asked for.
+
+        Raises:
+            LayerscopeError: There is no checkpoint at this step, or its file is damaged, or of
+                another step, run or model.
+        """
+        path = self._checkpoint_path(step)
+        if not path.exists():
+            raise LayerscopeError(
+                f"{self.path} has no checkpoint at step {step}.",
+                f"It has {_some(self.steps)}.",
+            )
+        tensors = Tensors(path, device)
+        self.check_mark(tensors, step=str(step))
+        shapes = {k: v for layer in self.layers for k, v in layer.parameters.items()}
+        check_parameters(tensors, shapes, self.manifest.get("kinds"))
+        return tensors
+
+    def write_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep weights and buffers at one step."""
+        write_tensors(self._checkpoint_path(step), tensors, {"step": str(step), **self.mark})
+        self._written.add(step)
+        if "kinds" not in self.manifest:
+            self.manifest["kinds"] = kinds(tensors, self.layers.parameter_names)
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What the metadata of the run's files say; empty for a run from before they did."""
+        return {"run": self.manifest["id"]} if "id" in self.manifest else {}
+
+    def check_mark(self, tensors: Tensors, **expected: str) -> None:
+        """Refuse a file that was written for another run, or e.g. for another step.
+
+        Raises:
+            LayerscopeError: Its metadata say so.
+        """
+        check_mark(tensors, self.mark | expected)
+
+    def load(self, model: nn.Module, step: int) -> nn.Module:
+        """Put the weights and buffers of one step into ``model`` and return it.
+
+        Raises:
+            LayerscopeError: Names or shapes do not fit the model.
+        """
+        state = dict(self.checkpoint(step))
+        tied = self.layers.aliases.items()
+        state |= {alias: state[name] for alias, name in tied if name in state}
+        try:
+            load(unwrap(model), state, "the checkpoint")
+        except LayerscopeError as error:
+            what = f"the checkpoints of {self.path} do not fit {type(model).__name__}"
+            raise LayerscopeError(f"{what}: {error.message}", error.remedy) from error
+        return model
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:09d}.safetensors"
+
+    # Results
+
+    def _belongs(self, key: str) -> dict[str, str]:
+        """What the seal of a result file says."""
+        return {"key": key, **self.mark}
+
+    def _result_folders(self) -> list[Path]:
+        folder = self.path / "results"
+        return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+    @property
+    def result_keys(self) -> list[str]:
+        """Keys of everything measured."""
+        return [folder.name for folder in self._result_folders() if any(folder.glob("[!.]*.nc"))]
+
+    def results(self, key: str) -> xr.Dataset:
+        """The measurements of one probe.
+
+        Args:
+            key: The probe's key, e.g. ``"weight_change"``; ``result_keys`` has them all.
+
+        Raises:
+            LayerscopeError: Nothing was measured under this key, or a file is damaged, lacks a
+                variable, or is that of another probe or run.
+        """
+        if key not in self.result_keys:
+            raise LayerscopeError(
+                f"{self.path} has no results of {key!r}.",
+                f"It has {', '.join(self.result_keys) or 'none'}; measure it first.",
+            )
+        return read_parts(self.path / "results" / key, self._belongs(key))
+
+    def append_results(self, key: str, dataset: xr.Dataset) -> None:
+        """Add measurements of some steps to those of a probe."""
+        write_part(self.path / "results" / key, dataset, self._belongs(key))
+
+    def replace_results(self, key: str, dataset: xr.Dataset) -> None:
+        """Put a whole measurement in the place of what was there."""
+        write_dataset(self.path / "results" / key / "all.nc", dataset, self._belongs(key))
+
+
+def _some(steps: list[int]) -> str:
+    """A readable list of steps, shortened in the middle."""
+    shown = [str(step) for step in steps]
+    return "steps " + ", ".join(shown if len(shown) <= 12 else [*shown[:6], "...", *shown[-3:]])

@@ -1,5 +1,0 @@
-"""Other people's checkpoints: one file per format."""
-
-from layerscope.sources.state_dicts import read_state_dict
-
-__all__ = ["read_state_dict"]

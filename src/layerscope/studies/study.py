@@ -1,0 +1,157 @@
+"""A study: several runs, variants times seeds, measured together and held against claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import xarray as xr
+
+from layerscope.config import RunConfig
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure
+from layerscope.probes import Probe
+from layerscope.runs.files import write_json
+from layerscope.runs.results import write_netcdf
+from layerscope.studies.claims import Claim, Verdict
+
+Scale = Literal["paper", "small", "smoke"]
+SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
+PLANNED = "planned_seeds"
+"""Attribute of a study's data: how many seeds every variant was to have."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs, measurements, figures and claims behind one figure or table of a paper.
+
+    Attributes:
+        name: Full name of the recipe, e.g. ``"layer_convergence_bias.fig1a"``.
+        title: What is asked, a few words.
+        source: Paper and figure.
+        summary: What is done and how to read it.
+        reduction: What the scale changes of the paper's settings; every caption ends with it.
+        scale: ``"paper"``, ``"small"`` or ``"smoke"``.
+        variants: One configuration per variant; seeds replace the configuration's own.
+        seeds: Seeds of every variant.
+        probes: What is measured on every run.
+        claims: What is decided.
+        figures: What is drawn of the data.
+        changes: Settings of the runs that were replaced, e.g. ``"model.width=64"``.
+        may_diverge: Variants without which the study still says something; one that has no run to
+            measure is left out of the data.
+    """
+
+    name: str
+    title: str
+    source: str
+    summary: str
+    reduction: str
+    scale: Scale
+    variants: Mapping[str, RunConfig]
+    seeds: tuple[int, ...]
+    probes: tuple[Probe, ...]
+    claims: tuple[Claim, ...]
+    figures: Callable[[xr.DataTree], list[Figure]]
+    changes: tuple[str, ...] = ()
+    may_diverge: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise LayerscopeError(f"seeds are {list(self.seeds)}.", "Give each seed once.")
+
+    @property
+    def folder(self) -> str:
+        """Where results go below the folder for everything; changed settings have their own."""
+        scale = ",".join([self.scale, *self.changes])
+        return f"{self.name}/{re.sub(r'[^A-Za-z0-9._=,-]+', '_', scale)}"
+
+    @property
+    def description(self) -> str:
+        """The summary, and what the scale and the user changed."""
+        return f"{self.summary} {self._conditions}"
+
+    @property
+    def _conditions(self) -> str:
+        changed = f" Changed here: {', '.join(self.changes)}." if self.changes else ""
+        return self.reduction + changed
+
+    def draw(self, data: xr.DataTree) -> list[Figure]:
+        """The figures; below the paper's scale every caption says what was changed."""
+        drawn = self.figures(data)
+        if self.scale == "paper" and not self.changes:
+            return drawn
+        return [replace(f, caption=f"{f.caption} {self._conditions}".strip()) for f in drawn]
+
+    def runs(self) -> list[tuple[str, int, RunConfig]]:
+        """(variant, seed, configuration) of every run."""
+        return [
+            (variant, seed, replace(config, seed=seed))
+            for variant, config in self.variants.items()
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: its folder, and why it has no measurements where it has none."""
+
+    path: Path
+    error: str = ""
+    seconds: float = 0.0
+    reused: bool = False
+
+
+def collect(
+    study: Study, measured: Mapping[tuple[str, int], Mapping[str, xr.Dataset]]
+) -> xr.DataTree:
+    """Stack the measurements of all runs over seeds.
+
+    Args:
+        study: The study.
+        measured: For every (variant, seed) that was measured, the dataset of every probe by key.
+
+    Returns:
+        A tree with one node per variant and probe, ``tree[variant][probe.key]``, whose variables
+        have a leading dimension ``seed``. Variants may have different layers and steps. The
+        attribute ``planned_seeds`` says how many seeds each was to have.
+
+    Raises:
+        LayerscopeError: A variant has no run that could be measured.
+    """
+    nodes: dict[str, xr.Dataset] = {}
+    for variant in study.variants:
+        seeds = [seed for seed in study.seeds if (variant, seed) in measured]
+        if not seeds and variant in study.may_diverge:
+            continue
+        if not seeds:
+            raise LayerscopeError(
+                f"no run of variant {variant!r} of {study.name} could be measured.",
+                "See the messages of its runs; lower the learning rate if they diverged.",
+            )
+        for probe in study.probes:
+            parts = [measured[variant, seed][probe.key] for seed in seeds]
+            index = xr.DataArray(seeds, dims="seed", name="seed")
+            nodes[f"{variant}/{probe.key}"] = xr.concat(
+                parts, index, coords="minimal", compat="override", combine_attrs="drop_conflicts"
+            )
+    nodes["/"] = xr.Dataset(attrs={PLANNED: len(study.seeds)})
+    return xr.DataTree.from_dict(nodes, name=study.name)
+
+
+def decide(study: Study, data: xr.DataTree) -> list[tuple[Claim, Verdict]]:
+    """Every claim with its verdict."""
+    return [(claim, claim.decide(data)) for claim in study.claims]
+
+
+def write(
+    data: xr.DataTree, verdicts: Sequence[tuple[Claim, Verdict]], folder: Path
+) -> tuple[Path, Path]:
+    """Write ``study.nc`` (one group per variant and probe) and ``claims.json``."""
+    write_netcdf(folder / "study.nc", data)
+    rows = [claim.row(verdict) for claim, verdict in verdicts]
+    write_json(folder / "claims.json", rows)
+    return folder / "study.nc", folder / "claims.json"

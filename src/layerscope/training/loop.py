@@ -1,0 +1,332 @@
+"""One plain training loop on Lightning Fabric: from a configuration to a run on disk."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from lightning_fabric import Fabric
+from torch import nn
+
+from layerscope import schedule
+from layerscope.config import RunConfig, Start, to_dict
+from layerscope.config.rates import check_schedule, learning_rate
+from layerscope.data.augment import crop_flip
+from layerscope.data.dataset import Split
+from layerscope.data.loader import Batches, InOrder
+from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.models import unit as family_unit
+from layerscope.networks.isolation import isolated
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.task import Task
+from layerscope.probes.base import Probe
+from layerscope.recording.recorder import Recorder
+from layerscope.runs.files import check_writable
+from layerscope.runs.resume import load_state, save_state, set_random_state
+from layerscope.runs.store import Run
+from layerscope.training.optimisers import make_optimizer, start_at
+from layerscope.training.problem import Problem, loaded, problem
+
+RESUME_SECONDS = 30.0
+EVALUATIONS = 50
+WAIT_SECONDS = 1.0
+TURN = ".turn"
+Advance = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
+
+
+def _layers(config: RunConfig, made: Problem) -> LayerMap:
+    """The layers at the granularity that the configuration asks for."""
+    chosen = family_unit(config.model) if config.unit == "family" else config.unit
+    return LayerMap.from_model(made.model, made.batch, unit=chosen, forward=made.task.forward)
+
+
+def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:
+    """The batches that the run trains on."""
+    augment = crop_flip if config.augmentation == "crop_flip" else None
+    split = loaded(config.data, root, device).train
+    return Batches(split, config.batch_size, config.seed, augment)
+
+
+def evaluate(model: nn.Module, task: Task, split: Split) -> dict[str, float]:
+    """Mean test loss and, for classification, the share of wrong predictions, in eval mode.
+
+    Args:
+        model: The model, left as found.
+        task: What a batch means.
+        split: The examples.
+    """
+    losses, correct = [], []
+    with isolated(model), torch.no_grad():
+        for batch in InOrder(split):
+            outputs = task.forward(model, batch)
+            losses.append(task.losses(outputs, batch).double())
+            if task.correct is not None:
+                correct.append(task.correct(outputs, batch))
+    found = {"test_loss": float(torch.cat(losses).mean())}
+    if correct:
+        found["test_error"] = 1.0 - float(torch.cat(correct).double().mean())
+    return found
+
+
+def train(
+    config: RunConfig,
+    path: str | Path,
+    *,
+    probes: Sequence[Probe] = (),
+    measure: schedule.Schedule | None = None,
+    data_root: str | Path | None = None,
+    accelerator: str = "auto",
+    advance: Advance | None = None,
+    resume_seconds: float = RESUME_SECONDS,
+) -> Run:
+    """Train one model and record it; a finished run is read back, an interrupted one resumes.
+
+    On one device the resumed run ends in the weights of the uninterrupted one (on an accelerator
+    after ``torch.use_deterministic_algorithms(True)``).
+
+    A run that starts from another one (``config.start``) has the weights it starts from as its
+    checkpoint 0. The other run stands beside it, in ``path.parent / config.start.run.hash``, and
+    is trained first, or waited for, where it is not complete.
+
+    Args:
+        config: The run.
+        path: Its folder.
+        probes: Probes to measure live.
+        measure: When; every epoch by default.
+        data_root: Folder of local data sets.
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...: as Lightning Fabric names them.
+        advance: Called with (steps done, steps in all).
+        resume_seconds: Seconds between two writings of the state needed to resume.
+
+    Returns:
+        The run.
+
+    Raises:
+        DivergedError: The loss became infinite or NaN; the run up to then is kept.
+        LayerscopeError: The folder holds a run of another configuration, data are missing,
+            settings contradict each other, or the weights to start from are not there or do not
+            fit the model.
+    """
+    path = Path(path)
+    if (existing := _existing(config, path)) is not None and existing.status != "interrupted":
+        return existing
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    batches = _batches(config, data_root, str(fabric.device))
+    check_schedule(config, batches.steps_per_epoch)
+    begin = None
+    if existing is None and config.start is not None:  # before `problem`, which seeds
+        begin = _beginning(config.start, path.parent, data_root, accelerator)
+    made = problem(config, data_root, str(fabric.device))
+    if begin is not None:
+        begin(made.model)
+    optimizer = make_optimizer(config.optimizer, made.model)
+    recorder = Recorder(
+        made.model,
+        path,
+        task=made.task,
+        batch=made.batch,
+        probes=probes,
+        checkpoints=schedule.parse(config.checkpoints),
+        measure=measure,
+        layers=_layers(config, made),
+        steps_per_epoch=batches.steps_per_epoch,
+        learning_rate=partial(learning_rate, config, steps_per_epoch=batches.steps_per_epoch),
+        metadata={
+            "config": to_dict(config),
+            "seed": config.seed,
+            "total_steps": batches.steps_per_epoch * config.epochs,
+            "device": str(fabric.device),
+        },
+        resume=existing is not None,
+    )
+    random_state = None
+    if existing is not None:
+        recorder_state, random_state = load_state(path, made.model, optimizer)
+        recorder.load_state_dict(recorder_state)
+    with recorder:
+        set_random_state(random_state)
+        keep = _Keeper(path, made.model, optimizer, recorder, resume_seconds)
+        if existing is None:
+            keep.write()
+        for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
+            keep()
+            if advance is not None:
+                advance(done, total)
+        assert recorder.run is not None
+        outcome = evaluate(made.model, made.task, made.dataset.test)
+        if not math.isfinite(outcome["test_loss"]):
+            raise DivergedError(
+                f"the test loss of {path} is {outcome['test_loss']} after the last step.",
+                "Lower the learning rate; earlier checkpoints are kept.",
+            )
+        recorder.log(**outcome)
+        _note_outcome(recorder.run, made, config, outcome)
+    return recorder.run
+
+
+def train_or_wait(config: RunConfig, path: str | Path, **options: Any) -> Run:
+    """`train`, after waiting for any other process that trains this run.
+
+    Processes that call this at once take turns: the first one trains, the others read its run.
+
+    Args:
+        config: The run.
+        path: Its folder.
+        options: For `train`.
+
+    Raises:
+        LayerscopeError: As for `train`.
+    """
+    path = Path(path)
+    if _status(path) in ("complete", "diverged"):
+        return train(config, path, **options)
+    check_writable(path)
+    _log.info("%s: training it, or waiting for the process that does.", path)
+    with FileLock(path / TURN, poll_interval=WAIT_SECONDS):
+        while _status(path) == "running":  # in a process that called `train` and took no turn
+            time.sleep(WAIT_SECONDS)
+        return train(config, path, **options)
+
+
+def _status(path: Path) -> str:
+    return Run.open(path).status if (path / "run.json").exists() else "absent"
+
+
+def _beginning(
+    start: Start, folder: Path, data_root: str | Path | None, accelerator: str
+) -> Callable[[nn.Module], None]:
+    """Find the weights to start from, training their run if need be: puts them into a model."""
+    run = _start_run(start, folder, data_root, accelerator)
+    step = run.steps[-1] if start.step is None else start.step
+    source = f"checkpoint {step} of {run.path}"
+    return partial(start_at, weights=dict(run.checkpoint(step)), fresh=start.fresh, source=source)
+
+
+def _start_run(start: Start, folder: Path, data_root: str | Path | None, accelerator: str) -> Run:
+    """The run to start from; one that is given by its configuration stands in ``folder``."""
+    if (start.run is None) == (not start.path):
+        number = "neither a run nor" if start.run is None else "both a run and"
+        raise LayerscopeError(f"start has {number} a path.", "Give one: start.run or start.path.")
+    if start.run is None:
+        run = Run.open(start.path)
+        if run.status != "complete" and start.step is None:
+            raise LayerscopeError(
+                f"the run to start from, {run.path}, is not complete ({run.status}).",
+                "Name one of its checkpoints with start.step, or finish it first.",
+            )
+        return run
+    path = folder / start.run.hash
+    try:
+        run = train_or_wait(start.run, path, data_root=data_root, accelerator=accelerator)
+    except DivergedError:
+        run = Run.open(path)
+    if run.status == "diverged":
+        raise LayerscopeError(
+            f"the run to start from, {path}, {run.missing}.",
+            "Lower the learning rate of start.run.",
+        )
+    return run
+
+
+def _steps(
+    config: RunConfig,
+    made: Problem,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    recorder: Recorder,
+) -> Iterator[tuple[int, int]]:
+    """Take every step that is left, yielding (steps done, steps in all) after each."""
+    per_epoch = batches.steps_per_epoch
+    total = per_epoch * config.epochs
+    evaluation = schedule.every(per_epoch * math.ceil(config.epochs / EVALUATIONS))
+    model, wrapped = fabric.setup(made.model, optimizer)
+    for step in range(recorder.current_step, total):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, per_epoch)
+        batch = batches.batch(step)
+        wrapped.zero_grad()
+        loss = made.task.loss(made.task.forward(model, batch), batch)
+        fabric.backward(loss)
+        wrapped.step()
+        recorder.step(loss=loss)
+        done = step + 1
+        if evaluation(done) and done < total:  # the end is tested once, by `train`
+            recorder.log(**evaluate(made.model, made.task, made.dataset.test))
+        yield done, total
+
+
+@dataclass
+class _Keeper:
+    """Writes the state to resume from, at most every ``seconds``."""
+
+    path: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    recorder: Recorder
+    seconds: float
+    written: float = field(default_factory=time.monotonic)
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.written > self.seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Write it now; measurements first, so that none before this step is lost."""
+        self.recorder.flush()
+        save_state(self.path, self.model, self.optimizer, self.recorder.state_dict())
+        self.written = time.monotonic()
+
+
+def _note_outcome(run: Run, made: Problem, config: RunConfig, outcome: Mapping[str, float]) -> None:
+    run.note(
+        **outcome,
+        task=made.dataset.task,
+        data=made.dataset.name,
+        data_note=made.dataset.note,
+        n_train=len(made.dataset.train),
+        n_test=len(made.dataset.test),
+        epochs=config.epochs,
+    )
+
+
+def _existing(config: RunConfig, path: Path) -> Run | None:
+    """The run that stands in ``path``, if it is one of this configuration."""
+    if not (path / "run.json").exists():
+        return None
+    run = Run.open(path)
+    if to_dict(run.config) != to_dict(config):
+        raise LayerscopeError(
+            f"{path} holds a run of another configuration, see its run.json.",
+            "Choose another folder for this one.",
+        )
+    if run.status == "running":
+        raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")
+    if run.status == "interrupted" and not (path / "resume.safetensors").exists():
+        if run.steps[-1:] > [0]:
+            raise LayerscopeError(
+                f"{path} is interrupted and its resume.safetensors is gone.",
+                "Put the file back, or choose another folder; its checkpoints are kept.",
+            )
+        _clear(path)  # stopped before the first step: nothing in it but where it begins
+        return None
+    return run
+
+
+def _clear(path: Path) -> None:
+    """Empty the folder of a run, but for what says whose turn it is."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != TURN:
+            entry.unlink()

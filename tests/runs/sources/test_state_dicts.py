@@ -1,0 +1,78 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from layerscope.errors import LayerscopeError
+from layerscope.models.fcn import fcn
+from layerscope.probes import DistanceFromInitialisation, measure
+from layerscope.runs.sources import read_state_dict
+from layerscope.runs.store import Run
+
+TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+
+
+def saved(folder, kind):
+    path = folder / f"model.{kind}"
+    save_file(TENSORS, path) if kind == "safetensors" else torch.save(TENSORS, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_every_format_reads_alike(tmp_path, kind):
+    found = read_state_dict(saved(tmp_path, kind))
+    assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_truncated_files_are_named(tmp_path, kind):
+    path = saved(tmp_path, kind)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(LayerscopeError, match=r"model\.\w+ is truncated"):
+        read_state_dict(path)
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_pickled_code_is_never_run(tmp_path, capsys):
+    torch.save(Code(), tmp_path / "model.pt")
+    with pytest.raises(LayerscopeError, match="no file of plain tensors"):
+        read_state_dict(tmp_path / "model.pt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_training_checkpoint_says_what_to_pass(tmp_path):
+    torch.save({"model": TENSORS, "epoch": 3}, tmp_path / "model.pt")
+    with pytest.raises(LayerscopeError, match="holds more than tensors: model, epoch"):
+        read_state_dict(tmp_path / "model.pt")
+
+
+def test_a_run_of_checkpoints_can_be_measured(tmp_path):
+    model = fcn((4,), 2, depth=1, width=3)
+    states = {}
+    for step in (0, 10, 20):
+        states[step] = {k: v + step for k, v in model.state_dict().items()}
+    torch.save(states[20], tmp_path / "last.pt")
+    run = Run.from_checkpoints(tmp_path / "run", states | {20: tmp_path / "last.pt"}, model)
+    distance = measure(DistanceFromInitialisation(), run)["rms_distance"]
+    assert run.status == "complete"
+    assert distance.sel(step=20).values == pytest.approx([20, 20], rel=1e-5)
+
+
+MISFITS = {
+    "missing": (lambda s: s.pop("output.bias"), "lacks 'output.bias'"),
+    "unknown": (lambda s: s.update(extra=torch.ones(1)), "unknown tensor 'extra'"),
+    "shape": (lambda s: s.update({"output.bias": torch.ones(9)}), "'output.bias' has shape"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS)
+def test_checkpoints_that_do_not_fit_are_named(tmp_path, change, message):
+    model = fcn((4,), 2, depth=1, width=3)
+    state = dict(model.state_dict())
+    change(state)
+    with pytest.raises(LayerscopeError, match=message):
+        Run.from_checkpoints(tmp_path / "run", {0: state}, model)
+    assert not (tmp_path / "run").exists()

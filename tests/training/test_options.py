@@ -1,0 +1,94 @@
+"""What a configuration can change of model and data: frozen, removed, augmented, units, classes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from layerscope.config import CustomModel, Digits, ResNet, RunConfig
+from layerscope.data.dataset import load
+from layerscope.errors import LayerscopeError
+from layerscope.training.loop import train
+from layerscope.training.problem import foreign, problem, restore
+
+SMALL = RunConfig(
+    model=ResNet(18, stages=(2, 2), width=1 / 32), epochs=1, batch_size=500, probe_batch=32
+)
+BLOCKS = ("stage1.resblk2", "stage2.resblk2")
+
+
+def changed(**settings):
+    return dataclasses.replace(SMALL, **settings)
+
+
+def test_frozen_blocks_keep_their_initial_weights(tmp_path):
+    run = train(changed(frozen=BLOCKS), tmp_path / "run", accelerator="cpu")
+    first, last = run.checkpoint(0), run.checkpoint(run.steps[-1])
+    for layer in run.layers:
+        moved = [not torch.equal(first[n], last[n]) for n in layer.parameters]
+        assert any(moved) == (layer.name not in BLOCKS)
+
+
+def test_removed_blocks_are_not_there(tmp_path):
+    run = train(changed(removed=BLOCKS), tmp_path / "run", accelerator="cpu")
+    kept = ["stage0", "stage1.resblk1", "stage2.resblk1", "final_norm", "final_linear"]
+    assert list(run.layers.names) == kept
+    made = restore(run)
+    run.load(made.model, run.steps[-1])
+    assert set(made.factory().state_dict()) == set(made.model.state_dict())
+
+
+def test_the_family_chooses_the_unit_unless_told(tmp_path):
+    family = train(SMALL, tmp_path / "family", accelerator="cpu").layers
+    modules = train(changed(unit="module"), tmp_path / "module", accelerator="cpu").layers
+    assert "stage1.resblk2" in family.names
+    assert "stage1.resblk2.body.conv1" in modules.names
+    assert sum(m.n_parameters for m in modules) == sum(b.n_parameters for b in family)
+
+
+def test_augmented_runs_repeat_and_differ_from_plain_ones(tmp_path):
+    augmented = changed(augmentation="crop_flip")
+    runs = [train(augmented, tmp_path / name, accelerator="cpu") for name in "ab"]
+    plain = train(SMALL, tmp_path / "plain", accelerator="cpu")
+    weights = [run.checkpoint(run.steps[-1])["final_linear.weight"] for run in (*runs, plain)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frozen": ("stage9",)}, "no module matches the pattern 'stage9'"),
+        ({"removed": ("stage2.resblk1",)}, "cannot be removed"),
+        ({"frozen": ("*",)}, "freeze every parameter"),
+    ],
+)
+def test_options_that_fit_nothing_are_named(settings, message):
+    with pytest.raises(LayerscopeError, match=message):
+        problem(changed(**settings))
+
+
+def test_enlarged_digits_repeat_pixels():
+    small, large = load(Digits()), load(Digits(image_size=32))
+    assert large.input_shape == (1, 32, 32)
+    assert torch.equal(large.train.inputs[:, :, ::4, ::4], small.train.inputs)
+    with pytest.raises(LayerscopeError, match="multiple of the digits' 8 pixels"):
+        load(Digits(image_size=20))
+
+
+def test_classes_that_do_not_match_are_an_error(tmp_path):
+    sizes = '{"input_shape": [1, 8, 8], "outputs": 10, "stages": [2, 2], "width": 0.03125}'
+    config = CustomModel("layerscope.models.resnet:resnet", sizes)
+    run = train(SMALL, tmp_path / "run", accelerator="cpu")
+    assert set(foreign(run, config, load(Digits()))) >= {"model", "task", "data", "factory"}
+    fewer = dataclasses.replace(load(Digits()), n_classes=7)
+    with pytest.raises(LayerscopeError, match="has 10 outputs, digits has 7 classes"):
+        foreign(run, config, fewer)
+    given = foreign(run, config, load(Digits()))
+    for path in (run.path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(LayerscopeError, match="run has no checkpoints"):
+        foreign(run, config, load(Digits()))
+    beyond = (torch.zeros(2, 1, 8, 8), torch.tensor([3, 10]))
+    with pytest.raises(LayerscopeError, match="class 10 among the labels"):
+        given["task"].losses(given["model"](beyond[0]), beyond)
