@@ -32,6 +32,7 @@ from layerscope.probes import Convergence, DistanceFromInitialisation, GradientM
 from layerscope.probes import Reinitialisation as Resets
 from layerscope.runs.store import Run
 from layerscope.studies.study import Study
+from layerscope.training import loop
 from layerscope.training.loop import train, train_or_wait
 from layerscope.training.optimisers import start_at
 from layerscope.training.problem import problem, restore
@@ -115,7 +116,7 @@ def dropping(input_shape, outputs):
 
 def test_random_streams_do_not_depend_on_whether_the_other_run_was_there(tmp_path):
     sizes = json.dumps({"input_shape": [1, 8, 8], "outputs": 10})
-    model = CustomModel("tests.test_training_start:dropping", sizes)
+    model = CustomModel("tests.training.test_start:dropping", sizes)
     before = dataclasses.replace(FIRST, model=model)
     after = dataclasses.replace(SMALL, model=model, start=Start(run=before, fresh=("2.*",)))
     runs = [tune(after, tmp_path / "a" / after.hash)]
@@ -301,8 +302,8 @@ def test_a_run_that_trains_elsewhere_is_waited_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     run = tune(TUNED, tmp_path / TUNED.hash)
-    assert naps == [training.WAIT_SECONDS] * 3
-    assert training.WAIT_SECONDS >= 0.5
+    assert naps == [loop.WAIT_SECONDS] * 3
+    assert loop.WAIT_SECONDS >= 0.5
     start = Run.open(path).checkpoint(0)
     assert torch.equal(run.checkpoint(0)["layer1.weight"], start["layer1.weight"])
 
