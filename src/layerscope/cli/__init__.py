@@ -16,10 +16,8 @@ from tyro.conf import arg
 
 from layerscope.cli.choices import (
     data_config,
-    get_path,
     given_paths,
     model_config,
-    set_path,
     take,
 )
 from layerscope.cli.options import (
@@ -51,6 +49,7 @@ from layerscope.config import (
     Sine,
     Start,
 )
+from layerscope.config.paths import get_path
 from layerscope.errors import LayerscopeError, unknown
 
 __all__ = ["COMMANDS", "main"]
@@ -209,20 +208,15 @@ def _run(words: list[str]) -> None:
     default = RunConfig()
     if not wants_help:
         probing = _parse_scale(words)
-        default = next(iter(find(str(first))(probing).variants.values()))
+        default = next(iter(find(str(first)).plan(probing).variants.values()))
     start = RunRecipe(recipe=tyro.MISSING, config=default)
     options = _parse(RunRecipe, words, "run", default=start)
     from layerscope.reproduce import reproduce
 
-    study = find(options.recipe)(options.scale)
-    if options.seeds:
-        study = replace(study, seeds=options.seeds)
-    for path in given_paths(words, default):
-        if path == "seed":
-            raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")
-        value = get_path(options.config, path)
-        variants = {name: set_path(config, path, value) for name, config in study.variants.items()}
-        study = replace(study, variants=variants, changes=(*study.changes, f"{path}={value}"))
+    changes = {path: get_path(options.config, path) for path in given_paths(words, default)}
+    if "seed" in changes:
+        raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")
+    study = find(options.recipe)(options.scale, changes, options.seeds)
     with bar(f"{len(study.runs())} runs") as advance:
         result = reproduce(
             study,
@@ -355,9 +349,9 @@ def _open(paths: Sequence[Path]) -> list[Any]:
 
 
 def _recipes() -> Iterator[tuple[str, str]]:
-    from layerscope.recipes import headline, recipes
+    from layerscope.recipes import recipes
 
-    return ((name, headline(recipe)) for name, recipe in recipes().items())
+    return ((name, recipe.headline) for name, recipe in recipes().items())
 
 
 def _probes() -> Iterator[tuple[str, str]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 from layerscope.config import (
     FCN,
@@ -18,7 +15,8 @@ from layerscope.config import (
     RunConfig,
     Sine,
 )
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.config.paths import paths
+from layerscope.errors import unknown
 
 
 def take(words: list[str], option: str) -> str | None:
@@ -59,32 +57,3 @@ def given_paths(words: Sequence[str], config: RunConfig) -> list[str]:
         option.removeprefix("--no-").removeprefix("--").replace("-", "_") for option in options
     }
     return sorted(name for name in names if name in set(paths(config)))
-
-
-def paths(config: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a configuration."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from paths(value, f"{prefix}{f.name}.")
-        else:
-            yield f"{prefix}{f.name}"
-
-
-def get_path(config: Any, path: str) -> Any:
-    """The setting of a dotted name."""
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
-
-
-def set_path(config: Any, path: str, value: Any) -> Any:
-    """The configuration with another value for the setting of a dotted name."""
-    name, _, rest = path.partition(".")
-    if config is None or not any(f.name == name for f in dataclasses.fields(config)):
-        raise LayerscopeError(
-            f"not every run of this recipe has the setting {name!r}.",
-            "Leave the option out.",
-        )
-    inner = set_path(getattr(config, name), rest, value) if rest else value
-    return replace(config, **{name: inner})

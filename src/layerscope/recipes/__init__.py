@@ -1,31 +1,36 @@
-"""Recipes: one module per paper, one function per figure or table, each returning a study.
+"""Recipes: one package per paper, one function per figure or table.
 
-A recipe is a function ``(scale) -> Study``; its docstring cites the figure, states what the paper
-left open and how it is read here, and quotes the measured outcome.
+A recipe is called with a scale and gives a `layerscope.Study`; its docstring cites the figure,
+states what the paper left open and how it is read here.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import re
 
 from layerscope.errors import unknown
+from layerscope.studies.paper import Recipe
 
-if TYPE_CHECKING:
-    from layerscope.studies.study import Scale, Study
-
-Recipe = Callable[["Scale"], "Study"]
 PAPERS = ("all_layers_created_equal", "layer_convergence_bias")
 
 
 def recipes() -> dict[str, Recipe]:
-    """Every recipe by its full name, ``<paper>.<figure>``."""
-    return {
-        f"{paper}.{name}": recipe
-        for paper in PAPERS
-        for name, recipe in importlib.import_module(f"layerscope.recipes.{paper}").RECIPES.items()
-    }
+    """Every recipe by its full name, ``<paper>.<figure>``, in the order of the papers."""
+    found: dict[str, Recipe] = {}
+    for name in PAPERS:
+        paper = importlib.import_module(f"layerscope.recipes.{name}").paper
+        for figure in sorted(paper.recipes, key=_order):
+            found[paper.recipes[figure].name] = paper.recipes[figure]
+    return found
+
+
+def _order(figure: str) -> tuple[int, int, str]:
+    """Figures, then tables, by their numbers; then the rest."""
+    match = re.fullmatch(r"(fig|table)(\d+)(\w*)", figure)
+    if match is None:
+        return 2, 0, figure
+    return ("fig", "table").index(match[1]), int(match[2]), match[3]
 
 
 def find(name: str) -> Recipe:
@@ -38,8 +43,3 @@ def find(name: str) -> Recipe:
     if name not in table:
         raise unknown("recipe", name, table)
     return table[name]
-
-
-def headline(recipe: Recipe) -> str:
-    """The first sentence of a recipe's docstring."""
-    return (recipe.__doc__ or "").strip().partition("\n")[0]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import xarray as xr
 
@@ -17,11 +16,8 @@ from layerscope.probes import Probe
 from layerscope.runs.files import write_json
 from layerscope.runs.results import write_netcdf
 from layerscope.studies.claims import Claim, Verdict
-
-Scale = Literal["paper", "small", "smoke"]
-SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
-PLANNED = "planned_seeds"
-"""Attribute of a study's data: how many seeds every variant was to have."""
+from layerscope.studies.guards import PLANNED
+from layerscope.studies.plan import Scale
 
 
 @dataclass(frozen=True)
@@ -80,11 +76,19 @@ class Study:
         return self.reduction + changed
 
     def draw(self, data: xr.DataTree) -> list[Figure]:
-        """The figures; below the paper's scale every caption says what was changed."""
+        """The figures; below the paper's scale titles and captions say so, and what was changed."""
         drawn = self.figures(data)
         if self.scale == "paper" and not self.changes:
             return drawn
-        return [replace(f, caption=f"{f.caption} {self._conditions}".strip()) for f in drawn]
+        end = "" if self.scale == "paper" else f" ({self.scale} scale)"
+        return [
+            replace(
+                figure,
+                title=figure.title + end,
+                caption=f"{figure.caption} {self._conditions}".strip(),
+            )
+            for figure in drawn
+        ]
 
     def runs(self) -> list[tuple[str, int, RunConfig]]:
         """(variant, seed, configuration) of every run."""

@@ -1,28 +1,36 @@
-"""Deep convolutional networks, one layer or block at a time: Fig. 3, 4 and 5."""
+"""Deep convolutional networks, one layer or block at a time: Fig. 3 to 5 and 11 to 18."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+from layerscope.probes import Reinitialisation
+from layerscope.probes.resets import RANDOM
 from layerscope.recipes.all_layers_created_equal.settings import (
-    PAPER,
     SEEDS,
+    SETS,
+    TRAININGS,
     Deep,
+    paper,
+    plan,
     reduced,
     resnet,
-    suffix,
     vgg,
+    with_decay,
 )
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from layerscope.config import RunConfig
-    from layerscope.figures.figure import Figure
-    from layerscope.probes import Reinitialisation
-    from layerscope.studies.claims import Claim
-    from layerscope.studies.study import Scale, Study
+from layerscope.recipes.all_layers_created_equal.statements import (
+    bottom_is_critical,
+    critical_blocks_spread,
+    distance_ranks,
+    first_blocks_are_critical,
+    random_blocks_are_harmless,
+    resets,
+)
+from layerscope.studies.paper import Items, Statement, claim
+from layerscope.studies.plan import Plan, Runs, Scale, Variant
+from layerscope.studies.resets import as_lines, heatmaps
 
 RESNETS: Mapping[Scale, tuple[Any, ...]] = {
     "paper": (18, 34, 50, 101, 152),
@@ -35,128 +43,232 @@ VGGS: Mapping[Scale, tuple[Any, ...]] = {
     "small": (11, 13, 16, 19),
     "smoke": (11,),
 }
+BLOCKS = (
+    "Each residual block of the trained network is set back to an earlier time or drawn anew, "
+    "the others stay as trained."
+)
+BOTH = ("plain", "wd_bn")
+WHICH_BLOCKS = "Which residual blocks can be reset?"
+CHANGE = "Do weight decay and batch normalisation change which blocks can be reset?"
+TELL = "Do distances from initialisation tell which blocks of ResNet-50 can be reset?"
+MOVED = "Robustness of each block, and how far its weights moved."
 
 
-def resets(scale: Scale, **settings: Any) -> Reinitialisation:
-    """The probe, with fewer draws below the paper's scale."""
-    from layerscope.probes import Reinitialisation
+def vggs(scale: Scale) -> Plan:
+    """VGGs without weight decay and normalisation on CIFAR-10."""
+    variants = {f"vgg{depth}": (f"VGG-{depth}", vgg(scale, depth)) for depth in VGGS[scale]}
+    return plan(SEEDS[scale], "cifar10", variants)
 
-    return Reinitialisation(draws=5 if scale == "paper" else 3, **settings)
 
-
-def robustness_study(
-    name: str,
-    scale: Scale,
-    title: str,
-    summary: str,
-    reduction: str,
-    variants: Mapping[str, RunConfig],
-    names: Mapping[str, str],
-    claims: Sequence[Claim],
-    probe: Reinitialisation,
-    draw: Callable[[xr.Dataset, str, str], list[Figure]] | None = None,
-) -> Study:
-    """A study that resets one layer at a time and shows one heatmap for each variant.
-
-    Args:
-        name: The recipe, e.g. ``"fig3"``.
-        scale: The scale.
-        title: What is asked.
-        summary: What is done.
-        reduction: What the scale reduces.
-        variants: Configuration by key.
-        names: What each variant is called, by key.
-        claims: What is decided.
-        probe: The resets.
-        draw: Figures of one variant from its measurement, key and name; heatmaps by default.
-    """
-    from layerscope.probes.resets import robustness_heatmap
-    from layerscope.recipes.all_layers_created_equal.deciding import found
-    from layerscope.studies.study import Study
-
-    def heatmap(dataset: xr.Dataset, key: str, called: str) -> list[Figure]:
-        return [robustness_heatmap(dataset, f"robustness-{key}", f"{called}{suffix(scale)}")]
-
-    def figures(data: xr.DataTree) -> list[Figure]:
-        return [
-            figure
-            for key, called in names.items()
-            for figure in (draw or heatmap)(found(data, key, probe), key, called)
-        ]
-
-    return Study(
-        name=f"all_layers_created_equal.{name}",
-        title=title,
-        source=f"{PAPER} {name.replace('fig', 'Fig. ')}",
-        summary=summary,
-        reduction=reduction,
-        scale=scale,
-        variants=variants,
-        seeds=SEEDS[scale],
-        probes=(probe,),
-        claims=tuple(claims),
-        figures=figures,
+def resnets(scale: Scale, data: Deep, depths: Sequence[Any] = ()) -> Plan:
+    """ResNets without weight decay and normalisation; without depths those of Fig. 4."""
+    chosen = depths or RESNETS[scale]
+    fewer = "" if 152 in chosen else FEWER[scale]
+    return plan(
+        SEEDS[scale],
+        lambda runs: reduced(runs, data) + fewer,
+        {f"resnet{n}": (f"ResNet-{n}", resnet(scale, n, data=data)) for n in chosen},
     )
 
 
-def fig3(scale: Scale) -> Study:
+def trained(scale: Scale, sets: Sequence[Deep], keys: Sequence[str] = ()) -> Plan:
+    """ResNet-50 in several trainings, by default all four but two at small scale."""
+    depth: Any = 18 if scale == "smoke" else 50
+    several = len(sets) > 1
+    variants = {
+        f"{data if several else f'resnet{depth}'}-{key}": (
+            f"ResNet-{depth}{TRAININGS[key]}" + (f", {SETS[data]}" if several else ""),
+            resnet(scale, depth, key, data),
+        )
+        for data in sets
+        for key in keys or (BOTH if scale == "small" else TRAININGS)
+    }
+    notes = lambda runs: " ".join(with_decay(runs, data) for data in sets)  # noqa: E731
+    return plan(SEEDS[scale], notes, variants)
+
+
+def vgg16(scale: Scale, keys: Sequence[str] = ("plain",)) -> Plan:
+    """VGG-16 on CIFAR-10 in one training or several."""
+    variants = {f"vgg16-{key}": (f"VGG-16{TRAININGS[key]}", vgg(scale, 16, key)) for key in keys}
+    return plan(SEEDS[scale], with_decay if len(keys) > 1 else "cifar10", variants)
+
+
+def in_trainings(runs: Runs) -> str:
+    """What is done."""
+    return f"Each residual block of the trained network is reset, in {len(runs)} trainings."
+
+
+@paper.recipe(
+    "Fig. 3",
+    vggs,
+    "Which layers of a VGG can be reset?",
+    "Each layer of the trained network is set back to an earlier time or drawn anew, the others "
+    "stay as trained.",
+)
+def fig3(runs: Runs) -> Items:
     """VGGs on CIFAR-10: layers at the bottom are critical, those at the top can be reset.
 
     Fig. 3: VGG-11, 13, 16 and 19, without weight decay and batch normalisation.
     """
-    from layerscope.recipes.all_layers_created_equal import deciding
-
-    probe = resets(scale)
-    names = {f"vgg{depth}": f"VGG-{depth}" for depth in VGGS[scale]}
-    return robustness_study(
-        "fig3",
-        scale,
-        "Which layers of a VGG can be reset?",
-        "Each layer of the trained network is set back to an earlier time or drawn anew, the "
-        "others stay as trained.",
-        reduced(scale, "cifar10"),
-        {f"vgg{depth}": vgg(scale, depth) for depth in VGGS[scale]},
-        names,
-        [deciding.bottom_is_critical(probe, names)],
-        probe,
-    )
+    probe = resets(runs.scale)
+    yield bottom_is_critical(runs, probe)
+    yield from heatmaps(runs, probe)
 
 
-def fig4(scale: Scale) -> Study:
+@paper.recipe("Fig. 4", partial(resnets, data="cifar10"), WHICH_BLOCKS, BLOCKS)
+def fig4(runs: Runs) -> Items:
     """ResNets on CIFAR-10: critical blocks are spread over the stages, most blocks are ambient.
 
     Fig. 4: ResNet-18 to 152 by residual block. At ``small`` ResNet-18, 34 and 50.
     """
-    return _residual("fig4", scale, "cifar10")
+    return _blocks(runs)
 
 
-def fig5(scale: Scale) -> Study:
+@paper.recipe("Fig. 5", partial(resnets, data="imagenet"), WHICH_BLOCKS, BLOCKS)
+def fig5(runs: Runs) -> Items:
     """ResNets on ImageNet: fewer blocks can be reset where the task is harder.
 
     Fig. 5: ResNet-18 to 152 by residual block. At ``small`` Tiny ImageNet stands in, with
     ResNet-18, 34 and 50.
     """
-    return _residual("fig5", scale, "imagenet")
+    return _blocks(runs)
 
 
-def _residual(name: str, scale: Scale, data: Deep) -> Study:
-    from layerscope.recipes.all_layers_created_equal import deciding
+def _blocks(runs: Runs) -> Items:
+    probe = resets(runs.scale)
+    yield first_blocks_are_critical(runs, probe)
+    yield critical_blocks_spread(runs, probe)
+    yield random_blocks_are_harmless(runs, probe)
+    yield from heatmaps(runs, probe)
 
-    probe = resets(scale)
-    names = {f"resnet{depth}": f"ResNet-{depth}" for depth in RESNETS[scale]}
-    return robustness_study(
-        name,
-        scale,
-        "Which residual blocks can be reset?",
-        "Each residual block of the trained network is set back to an earlier time or drawn anew, "
-        "the others stay as trained.",
-        reduced(scale, data) + FEWER[scale],
-        {f"resnet{depth}": resnet(scale, depth, data=data) for depth in RESNETS[scale]},
-        names,
-        [
-            deciding.first_blocks_are_critical(probe, names),
-            deciding.critical_blocks_spread(probe, names),
-            deciding.random_blocks_are_harmless(probe, names),
-        ],
-        probe,
+
+@paper.recipe(
+    "Fig. 11",
+    partial(vgg16, keys=tuple(TRAININGS)),
+    "Do weight decay and batch normalisation change which layers of VGG-16 can be reset?",
+    "Each layer of the trained network is reset, in four trainings.",
+)
+def fig11(runs: Runs) -> Items:
+    """VGG-16 on CIFAR-10 with weight decay and batch normalisation: the pattern stays.
+
+    Fig. 11 shows weight decay; batch normalisation is added here.
+    """
+    probe = resets(runs.scale)
+    yield bottom_is_critical(runs, probe)
+    yield from heatmaps(runs, probe)
+
+
+@paper.recipe("Fig. 12", partial(trained, sets=("cifar10",)), CHANGE, in_trainings)
+def fig12(runs: Runs) -> Items:
+    """ResNet-50 on CIFAR-10 with weight decay and batch normalisation: the pattern stays.
+
+    Fig. 12; with both, resetting to checkpoint 1 is said to cost more than to checkpoint 0. At
+    ``small`` only the plain network and the one with both.
+    """
+    return _trainings(runs)
+
+
+@paper.recipe("Fig. 13", partial(trained, sets=("imagenet",)), CHANGE, in_trainings)
+def fig13(runs: Runs) -> Items:
+    """ResNet-50 on ImageNet with weight decay and batch normalisation.
+
+    Fig. 13. At ``small`` Tiny ImageNet stands in, plain and with both.
+    """
+    return _trainings(runs)
+
+
+def _trainings(runs: Runs) -> Items:
+    probe = resets(runs.scale)
+    yield first_blocks_are_critical(runs, probe)
+    yield _first_epoch_is_worse(list(runs.values())[-1], probe)
+    yield from heatmaps(runs, probe)
+
+
+def _first_epoch_is_worse(variant: Variant, probe: Reinitialisation) -> Statement:
+    """Appendix C: resetting to checkpoint 1 is less robust than to checkpoint 0.
+
+    Layers with as many errors at both count for neither.
+    """
+    error = variant.of(probe, "error").map(lambda v: v.drop_sel(checkpoint=RANDOM))
+    change = error.isel(checkpoint=1) - error.isel(checkpoint=0)
+    balance = change.map(lambda v: (v > 0).mean("layer") - (v < 0).mean("layer"))
+    return claim(
+        "first-epoch",
+        f"{variant.label}: resetting to the end of epoch 1 costs more than resetting to "
+        "initialisation, for more layers than it costs less. [Appendix C, Fig. 12 (d)]",
+        balance,
+        "share of layers worse at checkpoint 1 less the share better",
     )
+
+
+@paper.recipe(
+    "Fig. 14",
+    vgg16,
+    "Do distances from initialisation tell which layers of VGG-16 can be reset?",
+    "Robustness of each layer, and how far its weights moved.",
+)
+def fig14(runs: Runs) -> Items:
+    """VGG-16 on CIFAR-10: robustness beside both distances from the trained weights.
+
+    Fig. 14: the normalised L2 distance is said to go with robustness.
+    """
+    probe = resets(runs.scale)
+    yield distance_ranks(runs.first, probe)
+    yield from heatmaps(runs, probe, distances=True)
+
+
+@paper.recipe("Fig. 15", partial(trained, sets=("cifar10",), keys=BOTH), TELL, MOVED)
+def fig15(runs: Runs) -> Items:
+    """ResNet-50 on CIFAR-10: robustness beside both distances, plain and with both +wd+bn.
+
+    Fig. 15: a weak relation without weight decay and normalisation, which is the claim; with both
+    the paper finds none that is clear.
+    """
+    return _block_distances(runs)
+
+
+@paper.recipe("Fig. 16", partial(trained, sets=("imagenet",), keys=BOTH), TELL, MOVED)
+def fig16(runs: Runs) -> Items:
+    """ResNet-50 on ImageNet: robustness beside both distances, plain and with both +wd+bn.
+
+    Fig. 16. At ``small`` Tiny ImageNet stands in.
+    """
+    return _block_distances(runs)
+
+
+def _block_distances(runs: Runs) -> Items:
+    probe = resets(runs.scale)
+    yield distance_ranks(runs.first, probe)
+    yield from heatmaps(runs, probe, distances=True)
+
+
+@paper.recipe(
+    "Fig. 17",
+    vgg16,
+    "Which layers of VGG-16 can be reset?",
+    "The values of Fig. 14 as lines.",
+)
+def fig17(runs: Runs) -> Items:
+    """VGG-16 on CIFAR-10: the robustness of Fig. 14 as lines.
+
+    Fig. 17: one line for each checkpoint over the layers.
+    """
+    probe = resets(runs.scale)
+    yield bottom_is_critical(runs, probe)
+    yield from as_lines(runs, probe)
+
+
+@paper.recipe(
+    "Fig. 18",
+    partial(trained, sets=("cifar10", "imagenet"), keys=BOTH),
+    "Which blocks of ResNet-50 can be reset?",
+    "The values of Fig. 15 and 16 as lines.",
+)
+def fig18(runs: Runs) -> Items:
+    """ResNet-50 on CIFAR-10 and ImageNet: the robustness of Fig. 15 and 16 as lines.
+
+    Fig. 18. At ``small`` Tiny ImageNet stands in for ImageNet.
+    """
+    probe = resets(runs.scale)
+    yield first_blocks_are_critical(runs, probe)
+    yield from as_lines(runs, probe)

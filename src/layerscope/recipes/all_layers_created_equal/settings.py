@@ -13,8 +13,10 @@ of a VGG have 512 units on CIFAR-10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 from layerscope.config import (
     FCN,
@@ -27,21 +29,23 @@ from layerscope.config import (
     ResNet,
     RunConfig,
 )
+from layerscope.studies.paper import Paper
+from layerscope.studies.plan import Plan, Runs, Scale
 
-if TYPE_CHECKING:
-    from layerscope.studies.study import Scale
-
-PAPER = "Are all layers created equal?"
+paper = Paper("all_layers_created_equal", "Are all layers created equal?")
 SEEDS: Mapping[Scale, tuple[int, ...]] = {
     "paper": (0, 1, 2, 3, 4),
     "small": (0, 1, 2),
     "smoke": (0, 1),
 }
+FIVE = (0, 1, 2, 3, 4)
+"""Seeds of the fully connected networks, at every scale."""
 WEIGHT_DECAY = 5e-4
 TRAININGS = {"plain": "", "wd": "+wd", "bn": "+bn", "wd_bn": "+wd+bn"}
 """Key of each training of Appendix C and how the paper writes it."""
 
 Deep = Literal["cifar10", "imagenet"]
+SETS: Mapping[Deep, str] = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 SMALL_EPOCHS = 8
 SMALL_WIDTH = 1 / 8
 READINGS = {
@@ -51,30 +55,77 @@ READINGS = {
     "connected layers of 512 units",
     "imagenet": "learning rate 0.01, Glorot's initialisation, crops padded by 4 pixels and flips",
 }
-REDUCED = {
-    ("mnist", "small"): "Reduced: 12 epochs instead of 100.",
-    ("cifar10 fcn", "small"): "Reduced: 12 epochs on 10,000 images of CIFAR-10, no augmentation.",
-    ("cifar10", "small"): "Reduced: channels / 8, 8 epochs on 5,000 images of CIFAR-10, tested "
-    "on 1,000 (ResNets on images of 16x16 pixels), batch 64, learning rate 0.03, no augmentation; "
-    "3 seeds; 3 draws for re-randomisation.",
-    ("imagenet", "small"): "Reduced: Tiny ImageNet in place of ImageNet, channels / 8, 8 epochs "
-    "on 5,000 images of 16x16 pixels, tested on 1,000, batch 64, learning rate 0.03, no "
-    "augmentation; 3 seeds; 3 draws for re-randomisation.",
-}
 
 
-def reduced(scale: Scale, what: str) -> str:
-    """What a scale changes of the paper's settings, for captions."""
-    if scale == "paper":
+def reduced(runs: Runs, what: str) -> str:
+    """What a scale changes of the paper's settings, for captions.
+
+    Args:
+        runs: The runs that are made.
+        what: A key of `READINGS`.
+    """
+    config = runs.first.config
+    length = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+    if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {READINGS[what]}."
-    if scale == "smoke":
-        return "A smoke test: 2 epochs of a tiny network on the embedded digits; no experiment."
-    return REDUCED[what, scale]
+    if runs.scale == "smoke":
+        return f"A smoke test: {length} of a tiny network on the embedded digits; no experiment."
+    if what == "mnist":
+        return f"Reduced: {length} instead of 100."
+    if what == "cifar10 fcn":
+        return f"Reduced: {length} on 10,000 images of CIFAR-10, no augmentation."
+    images = {
+        "cifar10": f"channels / 8, {length} on 5,000 images of CIFAR-10, tested on 1,000 (ResNets "
+        "on images of 16x16 pixels)",
+        "imagenet": f"Tiny ImageNet in place of ImageNet, channels / 8, {length} on 5,000 images "
+        "of 16x16 pixels, tested on 1,000",
+    }[what]
+    return (
+        f"Reduced: {images}, batch {config.batch_size}, learning rate "
+        f"{config.optimizer.learning_rate:g}, no augmentation; {len(runs.seeds)} seeds; 3 draws "
+        "for re-randomisation."
+    )
 
 
-def suffix(scale: Scale) -> str:
-    """What titles of figures add below the paper's scale."""
-    return "" if scale == "paper" else f" ({scale} scale)"
+def plan(
+    seeds: tuple[int, ...],
+    what: str | Callable[[Runs], str],
+    variants: Mapping[str, tuple[str, RunConfig]],
+) -> Plan:
+    """Runs of this paper, whose milestones are shares of their length.
+
+    Args:
+        seeds: Seeds of every variant.
+        what: What captions say: a key of `READINGS`, or a function of the runs that are made.
+        variants: Label and configuration.
+    """
+    return Plan(
+        {name: config for name, (_, config) in variants.items()},
+        seeds,
+        what if callable(what) else partial(reduced, what=what),
+        timed,
+        {name: label for name, (label, _) in variants.items()},
+    )
+
+
+def with_decay(runs: Runs, what: str = "cifar10") -> str:
+    """What the scale changes, and the weight decay that is read into the paper."""
+    return f"Weight decay is 5e-4 (not stated in the paper). {reduced(runs, what)}"
+
+
+def timed(config: RunConfig) -> RunConfig:
+    """With the milestones of the run's own length; where only both ends are kept, of its end."""
+    kept = config.checkpoints
+    return replace(
+        config,
+        milestones=tuple(round(share * config.epochs) for share in (0.3, 0.6, 0.9)),
+        checkpoints=kept if kept == EVERY_EPOCH else f"epochs({config.epochs})",
+    )
+
+
+EVERY_EPOCH = "epochs(1)"
+BOTH_ENDS = "epochs(0)"
+"""Stands for a schedule of the run's length, which `timed` puts in its place."""
 
 
 def _training(
@@ -84,23 +135,22 @@ def _training(
     learning_rate: float = 0.01,
     batch_size: int = 128,
     weight_decay: float = 0.0,
-    checkpoints: str = "epochs(1)",
+    checkpoints: str = EVERY_EPOCH,
     augmented: bool = False,
-    removed: tuple[str, ...] = (),
-    frozen: tuple[str, ...] = (),
+    **changed: Any,
 ) -> RunConfig:
-    return RunConfig(
-        model=model,
-        data=data,
-        optimizer=SGD(learning_rate, momentum=0.9, weight_decay=weight_decay),
-        milestones=tuple(round(share * epochs) for share in (0.3, 0.6, 0.9)),
-        decay=0.2,
-        epochs=epochs,
-        batch_size=batch_size,
-        checkpoints=checkpoints,
-        augmentation="crop_flip" if augmented else "none",
-        removed=removed,
-        frozen=frozen,
+    return timed(
+        RunConfig(
+            model=model,
+            data=data,
+            optimizer=SGD(learning_rate, momentum=0.9, weight_decay=weight_decay),
+            decay=0.2,
+            epochs=epochs,
+            batch_size=batch_size,
+            checkpoints=checkpoints,
+            augmentation="crop_flip" if augmented else "none",
+            **changed,
+        )
     )
 
 
@@ -111,7 +161,7 @@ def fcn(
     if scale == "smoke":
         return _training(FCN(depth, min(width, 32)), Digits(), 2)
     model, epochs = FCN(depth, width), 100 if scale == "paper" else 12
-    kept = "epochs(1)" if width <= 256 else f"epochs({epochs})"
+    kept = EVERY_EPOCH if width <= 256 else BOTH_ENDS
     if data == "mnist":
         return _training(model, Images("mnist"), epochs, checkpoints=kept)
     limit = 10_000 if scale == "small" else None
@@ -135,12 +185,12 @@ def resnet(
     training: str = "plain",
     data: Deep = "cifar10",
     stages: tuple[int, ...] = (),
-    frozen: tuple[str, ...] = (),
-    removed: tuple[str, ...] = (),
+    **changed: Any,
 ) -> RunConfig:
     """ResNet-depth of version 2, trained as `TRAININGS` says.
 
-    With ``stages`` it is the variant of Section 6, with downsampling layers of its own.
+    With ``stages`` it is the variant of Section 6, with downsampling layers of its own. Other
+    settings of the run, e.g. ``frozen``, may be given.
     """
     model = ResNet(
         depth,
@@ -153,8 +203,8 @@ def resnet(
     )
     decay = WEIGHT_DECAY if "wd" in training else 0.0
     if scale == "smoke":
-        return _training(model, Digits(), 2, weight_decay=decay, frozen=frozen, removed=removed)
-    return _deep(scale, model, data, 16, decay, frozen, removed)
+        return _training(model, Digits(), 2, weight_decay=decay, **changed)
+    return _deep(scale, model, data, 16, decay, **changed)
 
 
 def _deep(
@@ -163,8 +213,7 @@ def _deep(
     data: Deep,
     size: int | None,
     weight_decay: float,
-    frozen: tuple[str, ...] = (),
-    removed: tuple[str, ...] = (),
+    **changed: Any,
 ) -> RunConfig:
     if scale == "paper":
         images = Images(data, normalise="global")
@@ -176,8 +225,7 @@ def _deep(
             batch_size=64 if large else 128,
             weight_decay=weight_decay,
             augmented=True,
-            frozen=frozen,
-            removed=removed,
+            **changed,
         )
     images = Images(
         "tiny_imagenet" if data == "imagenet" else data,
@@ -193,6 +241,5 @@ def _deep(
         learning_rate=0.03,
         batch_size=64,
         weight_decay=weight_decay,
-        frozen=frozen,
-        removed=removed,
+        **changed,
     )

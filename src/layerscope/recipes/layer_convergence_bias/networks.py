@@ -13,9 +13,9 @@ Table 2 says).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from layerscope.config import (
     SGD,
@@ -29,10 +29,9 @@ from layerscope.config import (
     RunConfig,
     ViT,
 )
-
-if TYPE_CHECKING:
-    from layerscope.probes import LossLandscape
-    from layerscope.studies.study import Scale
+from layerscope.data.sizes import training_examples
+from layerscope.probes import LossLandscape, Performance
+from layerscope.studies.plan import Plan, Runs, Scale
 
 Family = Literal["resnet50", "vgg19"]
 FAMILIES: tuple[Family, ...] = ("resnet50", "vgg19")
@@ -58,42 +57,69 @@ READING = (
 NARROW = (
     "channels / 8, a 3x3 stem without pooling, fully connected layers of 64 units without dropout"
 )
-SMOKE = "A smoke test of 2 epochs on the embedded digits; not an experiment."
+TEST = Performance()
+"""Tests how well networks have learnt."""
 
 
 def reduced(
-    scale: Scale,
-    data: str,
-    config: RunConfig,
-    size: str = NARROW,
-    reading: str = READING,
-    rates: str = "",
+    runs: Runs, data: str, size: str = NARROW, reading: str = READING, rates: str = ""
 ) -> str:
     """What a scale changes of the paper's settings, for captions.
 
     Args:
-        scale: The scale.
+        runs: The runs that are made; numbers are those of the first.
         data: What stands in for which data.
-        config: One of the study's configurations, whose numbers are quoted.
         size: How the networks are smaller.
         reading: What the paper does not state and is read so at its own scale.
         rates: Other learning rates of the study.
     """
-    if scale == "paper":
+    config = runs.first.config
+    if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {reading}."
-    if scale == "smoke":
-        return SMOKE
+    if runs.scale == "smoke":
+        epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+        return f"A smoke test of {epochs} on the embedded digits; not an experiment."
     assert isinstance(config.data, Images)
-    assert config.data.limit is not None
-    warm = config.warmup * config.batch_size / (config.data.limit * config.epochs)
+    side, n, n_test = config.data.image_size, config.data.limit, config.data.test_limit
+    steps = config.epochs * (training_examples(config.data) or 0) / config.batch_size
+    warm = f"{config.warmup / steps:.0%} of the steps warm up, " if config.warmup and steps else ""
     return (
-        f"Reduced: {data}, {size}, {config.epochs} epochs on {config.data.limit:,} images of "
-        f"{config.data.image_size}x{config.data.image_size} pixels, tested on "
-        f"{config.data.test_limit:,}, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}{rates}, "
-        + (f"{warm:.0%} of the steps warm up, " if config.warmup else "")
-        + f"no augmentation, {len(SEEDS[scale])} seeds."
+        f"Reduced: {data}, {size}, {config.epochs} epochs on {f'{n:,}' if n else 'all'} images of "
+        f"{f'{side}x{side}' if side else 'all their'} pixels, tested on "
+        f"{f'{n_test:,}' if n_test else 'all'}, batch {config.batch_size}, learning rate "
+        f"{config.optimizer.learning_rate:g}{rates}, {warm}no augmentation, "
+        f"{len(runs.seeds)} seeds."
     )
+
+
+def plan(
+    scale: Scale,
+    variants: Mapping[str, tuple[str, RunConfig]],
+    reduction: Callable[[Runs], str],
+) -> Plan:
+    """Runs on images: label and configuration of every variant, and words for captions."""
+    return Plan(
+        {name: config for name, (_, config) in variants.items()},
+        SEEDS[scale],
+        reduction,
+        lambda config: timed(config, scale),
+        {name: label for name, (label, _) in variants.items()},
+        shows_errors=True,
+    )
+
+
+def timed(config: RunConfig, scale: Scale) -> RunConfig:
+    """With the milestones of the run's own length, or its warm-up where it is a transformer's."""
+    if isinstance(config.model, ViT):
+        return replace(config, warmup=config.epochs * WARM_UP[scale])
+    if config.schedule == "cosine":
+        return config
+    drops = {max(1, config.epochs * epoch // 120) for epoch in (50, 100)}
+    return replace(config, milestones=tuple(sorted(drops)))
+
+
+WARM_UP: Mapping[Scale, int] = {"paper": 50, "small": 6, "smoke": 2}
+"""Steps of warm-up for every epoch of a run: 10,000 of 200 epochs in the paper."""
 
 
 def images(scale: Scale, name: str, size: int = 16, **options: int) -> DataConfig:
@@ -131,30 +157,28 @@ def imagenet(scale: Scale, family: Family) -> RunConfig:
 
     There the learning rate is smaller by as much as the batch.
     """
-    epochs = EPOCHS[scale]
     rate = 0.025 if scale == "small" else 0.1
-    return RunConfig(
+    config = RunConfig(
         model=model(scale, family),
         data=images(scale, "imagenet" if scale == "paper" else "cifar10", size_of(family)),
         optimizer=SGD(learning_rate=rate, momentum=0.9, weight_decay=1e-4),
-        milestones=tuple(sorted({max(1, epochs * 50 // 120), max(1, epochs * 100 // 120)})),
-        epochs=epochs,
+        epochs=EPOCHS[scale],
         batch_size=256 if scale == "paper" else 64,
         augmentation="crop_flip" if scale == "paper" else "none",
         unit="stage" if family == "resnet50" else "family",
         probe_batch=32 if scale == "smoke" else 128,
     )
+    return timed(config, scale)
 
 
-def networks(scale: Scale, families: Sequence[Family] = FAMILIES) -> dict[str, RunConfig]:
+def networks(scale: Scale, families: Sequence[Family] = FAMILIES) -> Plan:
     """Networks trained on ImageNet or what stands in for it."""
-    return {family: imagenet(scale, family) for family in families}
-
-
-def networks_reduced(scale: Scale) -> str:
-    """What a scale changes of them, for captions."""
     text = "CIFAR-10 (for VGG-19 at 32x32) in place of ImageNet"
-    return reduced(scale, text, imagenet(scale, "resnet50"))
+    return plan(
+        scale,
+        {family: (NAMES[family], imagenet(scale, family)) for family in families},
+        lambda runs: reduced(runs, text),
+    )
 
 
 def other(scale: Scale, family: Family, name: str, epochs: int = 10, **options: int) -> RunConfig:
@@ -184,7 +208,7 @@ def vit(
 ) -> RunConfig:
     """A ViT with a feed-forward width per encoder, on ImageNet or, reduced, CIFAR-10."""
     paper = scale == "paper"
-    return RunConfig(
+    config = RunConfig(
         model=ViT(
             patch_size=16 if paper else 4,
             width={"paper": 256, "small": 48, "smoke": 16}[scale],
@@ -194,18 +218,16 @@ def vit(
         data=images(scale, "imagenet" if paper else "cifar10", test_limit=2000),
         optimizer=optimizer or Adam(learning_rate=3e-4, weight_decay=1e-4),
         schedule="cosine",
-        warmup={"paper": 10_000, "small": 60, "smoke": 4}[scale],
         epochs={"paper": 200, "small": 10, "smoke": 2}[scale],
         batch_size=256 if paper else 64,
         augmentation="crop_flip" if paper else "none",
         probe_batch=32 if scale == "smoke" else 128,
     )
+    return timed(config, scale)
 
 
 def landscape_probe(scale: Scale, hessian: bool = True) -> LossLandscape:
     """Landscapes of every layer: coarser at the smaller scales."""
-    from layerscope.probes import LossLandscape
-
     if scale == "smoke":
         return LossLandscape(points=3, draws=2, hessian=hessian)
     return LossLandscape(points=21 if scale == "paper" else 11, hessian=hessian)

@@ -2,181 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from layerscope.config import SGD
-from layerscope.recipes.layer_convergence_bias.building import (
-    curves,
-    make_claim,
-    make_study,
-    on_images,
-)
-from layerscope.recipes.layer_convergence_bias.networks import (
-    reduced,
-    vit,
-)
-from layerscope.recipes.layer_convergence_bias.settings import PAPER, suffix
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from layerscope.figures.figure import Figure
-    from layerscope.studies.claims import Claim, Verdict
-    from layerscope.studies.study import Scale, Study
+from layerscope.probes import Convergence, Performance
+from layerscope.recipes.layer_convergence_bias.networks import plan, reduced, vit
+from layerscope.recipes.layer_convergence_bias.settings import paper
+from layerscope.studies.comparisons import extreme
+from layerscope.studies.curves import curves, rate
+from layerscope.studies.paper import Items, Statement, claim
+from layerscope.studies.plan import Plan, Runs, Scale
+from layerscope.studies.plots import OVER_SEEDS, bars, described, lines
+from layerscope.studies.quantity import stacked
+from layerscope.studies.statistics import largest_elsewhere
 
 ARRANGEMENTS = {
     "wider": ("deeper encoders wider", (2,) * 6 + (4,) * 3 + (8,) * 3),
     "vanilla": ("vanilla", (4,) * 12),
     "narrower": ("deeper encoders narrower", (8,) * 3 + (4,) * 3 + (2,) * 6),
 }
+READING = (
+    "8 heads, patches of 16 pixels, images cropped and flipped, learning rate 0.1 and momentum "
+    "0.9 where SGD is used"
+)
 
 
-@on_images
-def fig9(scale: Scale) -> Study:
+def _reduced(runs: Runs, rates: str = "") -> str:
+    size = "width 48 instead of 256, 4 heads instead of 8, patches of 4 pixels instead of 16"
+    return reduced(runs, "CIFAR-10 in place of ImageNet", size, READING, rates)
+
+
+def arrangements(scale: Scale) -> Plan:
+    """ViTs with the wider encoders at the end, nowhere, and at the start."""
+    variants = {name: (label, vit(scale, widths)) for name, (label, widths) in ARRANGEMENTS.items()}
+    return plan(scale, variants, _reduced)
+
+
+@paper.recipe(
+    "Fig. 9",
+    arrangements,
+    "Should deeper encoders be wider?",
+    "Vision transformers of 12 encoders with feed-forward parts of different widths.",
+)
+def fig9(runs: Runs) -> Items:
     """ViTs of equal size are better with the wider encoders at the end.
 
     Fig. 9: best accuracies of 80.75, 78.88 and 75.75% with deeper encoders wider, equal and
     narrower. Best means over epochs, in the paper as here. At ``small`` on CIFAR-10, width 48.
     """
-    from layerscope.figures.figure import Bars, Lines
-    from layerscope.probes import Performance
-    from layerscope.recipes.layer_convergence_bias import deciding
+    probe = Performance(checkpoints="all")
+    errors = runs.of(probe, "error")
+    best = {name: error.min("step") for name, error in errors.items()}
 
-    variants = {name: vit(scale, widths) for name, (_, widths) in ARRANGEMENTS.items()}
-
-    def joined(values: Callable[[str], xr.DataArray]) -> xr.DataArray:
-        labels = [label for label, _ in ARRANGEMENTS.values()]
-        return deciding.along("arrangement", labels, [values(name) for name in ARRANGEMENTS])
-
-    def figures(data: xr.DataTree) -> list[Figure]:
-        best = joined(lambda name: deciding.errors(data, name).min("step"))
-        best = best.assign_attrs(long_name="smallest test error", units="%")
-        return [
-            Bars(
-                best,
-                key="error",
-                title="Best test error by arrangement" + suffix(scale),
-                caption="Smallest error on the test images after any epoch; mean and 95% interval "
-                "over seeds.",
-                x="arrangement",
-            ),
-            Lines(
-                joined(lambda name: deciding.errors(data, name)).swap_dims(step="epoch"),
-                key="error-over-time",
-                title="Test error over training" + suffix(scale),
-                caption="Error on the test images; mean and 95% interval over seeds.",
-                x="epoch",
-                hue="arrangement",
-            ),
-        ]
-
-    def better(more: str, less: str) -> Claim:
-        def effect(data: xr.DataTree) -> xr.DataArray:
-            large, small = (deciding.errors(data, name).min("step") for name in (less, more))
-            return large - small
-
-        return make_claim(
+    def better(more: str, less: str) -> Statement:
+        return claim(
             f"{more}-{less}",
-            f"{ARRANGEMENTS[more][0].capitalize()} has a smaller best test error than "
-            f"{ARRANGEMENTS[less][0]}.",
-            "Fig. 9, Section 6.1",
-            effect,
+            f"{runs[more].label.capitalize()} has a smaller best test error than "
+            f"{runs[less].label}. [Fig. 9, Section 6.1]",
+            best[less] - best[more],
             f"best test error, {less} less {more}, points",
-            variants=[more, less],
         )
 
-    return make_study(
-        scale,
-        "fig9",
-        "Should deeper encoders be wider?",
-        "Vision transformers of 12 encoders with feed-forward parts of different widths.",
-        _vit_reduced(scale),
-        variants,
-        (Performance(checkpoints="all"),),
-        (better("wider", "vanilla"), better("vanilla", "narrower"), better("wider", "narrower")),
-        figures,
+    yield better("wider", "vanilla")
+    yield better("vanilla", "narrower")
+    yield better("wider", "narrower")
+    yield bars(
+        described(stacked("arrangement", runs.labelled(best)), "smallest test error", "%"),
+        "error",
+        "Best test error by arrangement",
+        f"Smallest error on the test images after any epoch; {OVER_SEEDS}",
+        x="arrangement",
+    )
+    yield lines(
+        described(stacked("arrangement", runs.labelled(errors)), "test error", "%"),
+        "error-over-time",
+        "Test error over training",
+        f"Error on the test images; {OVER_SEEDS}",
+        x="epoch",
+        hue="arrangement",
     )
 
 
-VIT_READING = (
-    "8 heads, patches of 16 pixels, images cropped and flipped, learning rate 0.1 and momentum 0.9 "
-    "where SGD is used"
+def optimisers(scale: Scale) -> Plan:
+    """The ViT of equal encoders with SGD and with Adam."""
+    widths = ARRANGEMENTS["vanilla"][1]
+    sgd = SGD(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
+    variants = {
+        "sgd": ("ViT, SGD", vit(scale, widths, sgd)),
+        "adam": ("ViT, Adam", vit(scale, widths)),
+    }
+
+    def note(runs: Runs) -> str:
+        adam = Runs({"adam": runs["adam"]}, runs.scale, runs.seeds)
+        rate = f"{runs['sgd'].config.optimizer.learning_rate:g}"
+        return _reduced(adam, f" (with SGD {rate}, momentum 0.9)")
+
+    return plan(scale, variants, note)
+
+
+@paper.recipe(
+    "Fig. 21",
+    optimisers,
+    "Do vision transformers show the bias?",
+    "A vision transformer of 12 encoders with two optimisers.",
 )
-
-
-def _vit_reduced(scale: Scale, rates: str = "") -> str:
-    text = "CIFAR-10 in place of ImageNet"
-    size = "width 48 instead of 256, 4 heads instead of 8, patches of 4 pixels instead of 16"
-    return reduced(scale, text, vit(scale, (4,)), size, VIT_READING, rates)
-
-
-@on_images
-def fig21(scale: Scale) -> Study:
+def fig21(runs: Runs) -> Items:
     """ViT trained with SGD shows the bias, with Adam only roughly.
 
     Fig. 21: with Adam encoder 12 converges slowest, but the patch embedding is not the fastest.
     That the bias holds with SGD is decided by the first and the last four encoders.
     The learning rate of SGD is not stated and read here as 0.1 with momentum 0.9.
     """
-    from layerscope.probes import Convergence
-    from layerscope.recipes.layer_convergence_bias import deciding
-    from layerscope.studies.claims import Claim
-
-    widths = ARRANGEMENTS["vanilla"][1]
-    sgd = SGD(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
-    variants = {"sgd": vit(scale, widths, sgd), "adam": vit(scale, widths)}
-    until = max(1, variants["sgd"].epochs // 5)
+    until = runs.first.share(1, 5)
+    probe = Convergence(intervals=((0, until),))
     encoders = [f"encoders.{i}" for i in range(12)]
-
-    def thirds(data: xr.DataTree) -> xr.DataArray:
-        rate = deciding.rates(data, "sgd").sel(layer=encoders)
-        return rate.isel(layer=slice(4)).mean("layer") - rate.isel(layer=slice(-4, None)).mean(
-            "layer"
-        )
-
-    def slowest(data: xr.DataTree) -> Verdict:
-        rate = deciding.rates(data, "adam")
-        return deciding.exceeds_each(rate, encoders[-1], encoders[:-1], "C", sign=-1)
-
-    def behind(data: xr.DataTree) -> xr.DataArray:
-        rate = deciding.rates(data, "adam")
-        fastest = deciding.largest_elsewhere(rate.sel(layer=encoders))
-        return fastest - rate.sel(layer="patch_embedding", drop=True)
-
-    return make_study(
-        scale,
-        "fig21",
-        "Do vision transformers show the bias?",
-        "A vision transformer of 12 encoders with two optimisers.",
-        _vit_reduced(scale, " (with SGD 0.1, momentum 0.9)"),
-        variants,
-        (Convergence(intervals=((0, until),)),),
-        (
-            make_claim(
-                "sgd",
-                "With SGD the first four encoders converge faster than the last four over "
-                f"{until} epochs.",
-                "Fig. 21, Appendix A.7",
-                thirds,
-                "mean C of encoders 1 to 4 less that of 9 to 12",
-                variants=["sgd"],
-            ),
-            Claim(
-                "adam",
-                "With Adam the last encoder converges more slowly than every other one.",
-                f"{PAPER} Fig. 21, Appendix A.7",
-                slowest,
-                ("adam",),
-            ),
-            make_claim(
-                "embedding",
-                "With Adam the patch embedding is not the fastest.",
-                "Fig. 21, Appendix A.7",
-                behind,
-                "C of the encoder that is fastest with the other seeds less C(patch embedding)",
-                variants=["adam"],
-            ),
-        ),
-        lambda data: curves(data, {"sgd": "ViT, SGD", "adam": "ViT, Adam"}, scale),
+    sgd, adam = (rate(runs[name], probe) for name in ("sgd", "adam"))
+    yield claim(
+        "sgd",
+        f"With SGD the first four encoders converge faster than the last four over {until} "
+        "epochs. [Fig. 21, Appendix A.7]",
+        sgd[encoders[:4]].mean("layer") - sgd[encoders[-4:]].mean("layer"),
+        "mean C of encoders 1 to 4 less that of 9 to 12",
     )
+    yield claim(
+        "adam",
+        "With Adam the last encoder converges more slowly than every other one. [Fig. 21, "
+        "Appendix A.7]",
+        extreme(adam, encoders[-1], encoders[:-1], "C", smallest=True),
+    )
+    yield claim(
+        "embedding",
+        "With Adam the patch embedding is not the fastest. [Fig. 21, Appendix A.7]",
+        largest_elsewhere(adam[encoders]) - adam["patch_embedding"],
+        "C of the encoder that is fastest with the other seeds less C(patch embedding)",
+    )
+    yield from curves(runs, probe)
