@@ -1,9 +1,10 @@
-"""Made data whose verdicts are known."""
+"""Made data whose verdicts are known, under the keys that studies have."""
 
 import numpy as np
 import xarray as xr
 
-from layerscope.studies.study import PLANNED
+from layerscope.probes.base import snake
+from layerscope.studies.guards import PLANNED
 
 
 def noisy(values, *dims, seeds=5):
@@ -13,18 +14,47 @@ def noisy(values, *dims, seeds=5):
     return (("seed", *dims), values * (1 + noise))
 
 
-def tree(study, nodes):
-    """The data of a study, with as many seeds planned as it has."""
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs={PLANNED: len(study.seeds)}), **nodes})
+def performance(error=50.0, loss=0.1, seeds=5):
+    """What `Performance` measures after epochs 0, 1, and so on: one error, or one for each."""
+    errors = np.atleast_1d(np.asarray(error, float))
+    variables = {
+        "error": noisy(errors, "step", seeds=seeds),
+        "loss": noisy(np.full(len(errors), loss), "step", seeds=seeds),
+    }
+    epochs = np.arange(len(errors), dtype=float)
+    coords = {"seed": range(seeds), "step": epochs.astype(int), "epoch": ("step", epochs)}
+    return xr.Dataset(variables, coords)
 
 
-def verdicts(study, nodes):
-    """The verdict on every claim of a study, in order."""
-    data = tree(study, nodes)
-    return [claim.decide(data) for claim in study.claims]
+def tree(study, made, seeds=None):
+    """The data of a study.
+
+    Args:
+        study: The study; as many seeds were planned as it has.
+        made: From a variant to datasets by kind of probe, e.g. ``"convergence"``, a list where the
+            study has several of a kind; None for a variant without any run. What nothing is made
+            for is a test error of 50%.
+        seeds: How many seeds were planned where not those of the study.
+    """
+    nodes = {"/": xr.Dataset(attrs={PLANNED: seeds or len(study.seeds)})}
+    for variant in study.variants:
+        if (given := made(variant)) is None:
+            continue
+        found = {"performance": performance(), **given}
+        for probe in study.probes:
+            dataset = found[snake(type(probe).__name__)]
+            if isinstance(dataset, list):
+                dataset = dataset.pop(0)
+            nodes[f"{variant}/{probe.key}"] = dataset
+    return xr.DataTree.from_dict(nodes)
 
 
-def decided(study, nodes):
+def verdicts(study, made, **options):
+    """The verdict on every claim of a study by name."""
+    data = tree(study, made, **options)
+    return {claim.id: claim.decide(data) for claim in study.claims}
+
+
+def decided(study, made, **options):
     """The outcome of every claim of a study by name."""
-    names = [claim.id for claim in study.claims]
-    return {name: v.outcome for name, v in zip(names, verdicts(study, nodes), strict=True)}
+    return {name: v.outcome for name, v in verdicts(study, made, **options).items()}

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import xarray as xr
-from tests.recipes.made import decided, noisy, tree, verdicts
+from tests.recipes.made import decided, noisy, performance, tree, verdicts
 
-from layerscope.config import Digits, Images, RunConfig, Sine
-from layerscope.errors import LayerscopeError
-from layerscope.recipes.layer_convergence_bias import RECIPES
-from layerscope.recipes.layer_convergence_bias.deciding import chance, largest_elsewhere, shared
+from layerscope.recipes.layer_convergence_bias import paper
 
+RECIPES = paper.recipes
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 CONVOLUTIONS = ["conv1", "conv5", "conv9", "conv13", "fc1"]
 ENCODERS = [*(f"encoders.{i}" for i in range(12)), "patch_embedding"]
@@ -20,22 +18,6 @@ def layers_of(variant):
     if variant.startswith("vgg19"):
         return CONVOLUTIONS
     return ENCODERS if variant in ("sgd", "adam") else STAGES
-
-
-def steps(values):
-    """Test errors after epochs 0, 1, and so on."""
-    coords = {"seed": range(5), "epoch": ("step", np.arange(len(values), dtype=float))}
-    return xr.Dataset({"error": noisy(values, "step")}, coords=coords)
-
-
-def nodes_of(study, made, error=50.0):
-    """Measurements of every variant: ``made(variant)`` gives a data set by probe."""
-    nodes = {}
-    for variant in study.variants:
-        found = {"performance": steps([error]), **made(variant)}
-        keys = {p: next((k.key for k in study.probes if k.key.startswith(p)), p) for p in found}
-        nodes |= {f"{variant}/{keys[probe]}": dataset for probe, dataset in found.items()}
-    return nodes
 
 
 def layered(variable, values, variant, *dims):
@@ -68,13 +50,13 @@ def test_claims_of_fig2(sign, outcome):
             intervals[3] = (0.1, 0.2)
         return rates(variant, *intervals)
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 def test_the_first_epoch_is_told_apart():
     study = RECIPES["fig2"]("small")
     made = lambda variant: rates(variant, (0.3, 0.1), (0.1, 0.2), (-0.1, -0.1), (0.1, 0.2), (0, 0))  # noqa: E731
-    found = decided(study, nodes_of(study, made))
+    found = decided(study, made)
     assert (found["faster"], found["lasting"]) == ("holds", "fails")
 
 
@@ -88,7 +70,7 @@ def test_claims_of_fig5(sign, outcome):
         parts = [layered(name, values, variant) for name in ("increase", "relative_curvature")]
         return {"loss_landscape": xr.merge(parts)}
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @pytest.mark.parametrize("name", ["fig18", "fig19"])
@@ -104,7 +86,7 @@ def test_claims_of_fig18_and_fig19(name, sign, outcome):
             dataset["increase"] = (dataset["increase"].dims, values)
         return {"loss_landscape": dataset}
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @SIGNS
@@ -117,7 +99,7 @@ def test_claims_of_fig7(sign, outcome):
         dataset = layered("response", [[9.0] * n, [1.0] * n, grown], variant, "step")
         return {"response_frequency": dataset.assign_coords(epoch=("step", [0.0, 1.0, 2.0]))}
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @SIGNS
@@ -125,10 +107,10 @@ def test_claims_of_fig8e_and_fig17(sign, outcome):
     study = RECIPES["fig8e"]("small")
     simple, hard = (0.1, 0.2) if sign > 0 else (0.2, 0.1)
     made = lambda v: rates(v, (0.3, hard if v.endswith("simple") else simple))  # noqa: E731
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
     study = RECIPES["fig17"]("small")
     made = lambda v: rates(v, (hard, simple), (hard, simple))  # noqa: E731
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @SIGNS
@@ -136,8 +118,8 @@ def test_claims_of_fig9(sign, outcome):
     """The best epoch counts, not the last."""
     study = RECIPES["fig9"]("small")
     best = {"wider": 50 - sign, "vanilla": 50.0, "narrower": 50 + sign}
-    made = lambda v: {"performance": steps([80.0, best[v], 60.0])}  # noqa: E731
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    made = lambda v: {"performance": performance([80.0, best[v], 60.0])}  # noqa: E731
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @SIGNS
@@ -149,9 +131,13 @@ def test_claims_of_fig10(sign, outcome):
         rise = layered("increase", [1.0 if transfer else 3.0] * 4, variant)
         ends = (0.1, 0.3) if transfer else (0.3, 0.1)
         found = rates(variant, ends, ends)
-        return {**found, "loss_landscape": rise, "performance": steps([40.0 if transfer else 60])}
+        return {
+            **found,
+            "loss_landscape": rise,
+            "performance": performance(40.0 if transfer else 60.0),
+        }
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 @SIGNS
@@ -163,7 +149,7 @@ def test_claims_of_fig21(sign, outcome):
         embedding = 0.2 if sign > 0 else 0.4
         return {"convergence": layered("rate", [[*values, embedding]], variant, "interval")}
 
-    assert set(decided(study, nodes_of(study, made)).values()) == {outcome}
+    assert set(decided(study, made).values()) == {outcome}
 
 
 def test_one_pretrained_network_serves_all_seeds():
@@ -173,93 +159,42 @@ def test_one_pretrained_network_serves_all_seeds():
     assert study.variants["transfer"].start.run.data.name != study.variants["scratch"].data.name
 
 
-def variation(before, after, error):
-    """Weight change of every epoch, the first one large, and a test error."""
+def variation(before, after, errors=None, shape=None):
+    """Weight change of every epoch, the first one large; test errors by variant."""
     study = RECIPES["fig11"]("small")
     epochs = np.arange(1.0, 25.0)
-    drop = study.variants["resnet50"].milestones[0]
-    values = np.where(epochs <= drop, before, after)[:, None] * np.ones(3)
+    values = np.where(epochs <= study.variants["resnet50"].milestones[0], before, after)
+    values = (values if shape is None else values * shape(epochs))[:, None] * np.ones(3)
     values[0] = 9.0
     coords = {"layer": list("abc"), "seed": range(5), "epoch": ("step", epochs)}
     change = xr.Dataset({"change": noisy(values, "step", "layer")}, coords=coords)
-    performance = xr.Dataset(
-        {"error": noisy([error], "step")}, coords={"seed": range(5), "step": [10]}
-    )
-    probe = next(p.key for p in study.probes if p.key.startswith("weight_change"))
-    nodes = {}
-    for variant in study.variants:
-        nodes |= {f"{variant}/{probe}": change, f"{variant}/performance": performance}
-    return study, nodes
+    found = {"resnet50": 50.0, "vgg19": 50.0, **(errors or {})}
+    return study, lambda v: {"weight_change": change, "performance": performance(found[v])}
 
 
 @pytest.mark.parametrize(("before", "after", "outcome"), [(2, 1, "holds"), (1, 2, "fails")])
 def test_variation_is_compared_without_the_first_epoch(before, after, outcome):
-    found = decided(*variation(before, after, 50.0))
+    found = decided(*variation(before, after))
     assert {found["resnet50"], found["vgg19"]} == {outcome}
     assert {found["resnet50-steady"], found["vgg19-steady"]} == {"holds"}
 
 
 def test_variation_that_falls_while_the_rate_is_constant():
-    study, nodes = variation(2, 1, 50.0)
-    for key in nodes:
-        if "weight_change" in key:
-            falling = 2.0 ** -nodes[key]["epoch"]
-            nodes[key]["change"] = nodes[key]["change"] * falling
-    found = decided(study, nodes)
+    found = decided(*variation(2, 1, shape=lambda epochs: 2.0**-epochs))
     assert {found["resnet50-steady"], found["vgg19-steady"]} == {"fails"}
 
 
-def test_the_largest_of_equal_layers_is_no_larger():
-    """The layer is chosen by the other seeds, so that noise alone gives it nothing."""
-    values = np.random.default_rng(0).normal(size=(400, 5, 12))
-    found = [largest_elsewhere(xr.DataArray(v, dims=("seed", "layer"))).mean() for v in values]
-    assert abs(float(np.mean(found))) < 0.05
-    assert float(np.mean(values.max(2))) > 1
-
-
 def test_networks_that_have_not_learnt_decide_nothing():
-    study, nodes = variation(2, 1, 99.4)
-    found = verdicts(study, nodes)
-    assert {v.outcome for v in found} == {"inconclusive"}
-    assert ["resnet50 (99.4% error)" in v.note for v in found] == [True, False, True, False]
-    figures = study.figures(tree(study, nodes))
+    study, made = variation(2, 1, {"resnet50": 99.4, "vgg19": 99.4})
+    found = verdicts(study, made)
+    assert {v.outcome for v in found.values()} == {"inconclusive"}
+    said = {name: "resnet50 (99.4% error)" in v.note for name, v in found.items()}
+    assert said == {name: name.startswith("resnet50") for name in found}
+    figures = study.figures(tree(study, made))
     assert [f.key for f in figures][-1] == "test-error"
     assert "Guessing gives 90%;" in figures[-1].caption
 
 
 def test_a_network_that_has_not_learnt_does_not_speak_for_another():
-    study, nodes = variation(2, 1, 50.0)
-    nodes["vgg19/performance"] = nodes["vgg19/performance"] * 0 + 99.0
-    found = decided(study, nodes)
+    found = decided(*variation(2, 1, {"vgg19": 99.0}))
     assert (found["resnet50"], found["vgg19"]) == ("holds", "inconclusive")
-
-
-GUESSING = {
-    "digits": (Digits(), 90.0),
-    "a row of the table": (Images("tiny_imagenet"), 99.5),
-    "chosen classes": (Images("tiny_imagenet", classes=20), 95.0),
-}
-
-
-@pytest.mark.parametrize(("data", "error"), GUESSING.values(), ids=GUESSING)
-def test_the_error_of_guessing(data, error):
-    assert chance(RunConfig(data=data)) == pytest.approx(error)
-
-
-@pytest.mark.parametrize("data", [Sine(), Images("my/own")])
-def test_guessing_needs_known_classes(data):
-    with pytest.raises(LayerscopeError):
-        chance(RunConfig(data=data))
-
-
-def test_shared_differences_of_layers():
-    """All alike: 1; other seeds tell nothing: 0; they mislead: negative."""
-    layers = np.array([0.0, 1.0, 2.0])
-
-    def found(*rows):
-        return shared(xr.DataArray(np.array(rows), dims=("seed", "layer"))).values
-
-    assert found(layers, layers, layers) == pytest.approx([1, 1, 1])
-    assert found(layers, [1.0] * 3)[0] == pytest.approx(0)
-    assert found(layers, layers[::-1])[0] == pytest.approx(-3)
-    assert found(np.array([0.0, np.nan, 2.0]), layers) == pytest.approx([1, 1])

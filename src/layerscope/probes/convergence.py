@@ -95,6 +95,14 @@ class Convergence(TrajectoryProbe):
     summary: ClassVar[str] = "approach to the final weights: curves, rates and half times"
     revision: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        for start, end in self.intervals:
+            if not start < end:
+                raise LayerscopeError(
+                    f"Convergence: interval ({start:g}, {end:g}) is empty.",
+                    "Give one that ends after its start; a run may be too short for it.",
+                )
+
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
         return layers

@@ -107,9 +107,9 @@ class Variant:
         Args:
             epoch: The paper's epoch.
             of: Length of the paper's run in epochs.
-            least: The smallest that is given.
+            least: The smallest that is given, within the run.
         """
-        return max(least, self.epochs * epoch // of)
+        return min(self.epochs, max(least, self.epochs * epoch // of))
 
     @cached_property
     def kept(self) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ class Quantity:
             lambda values: (
                 values
                 if "epoch" in values.dims
-                else values.swap_dims(step="epoch").drop_vars("step")
+                else values.swap_dims(step="epoch").drop_vars("step", errors="ignore")
             )
         )
 

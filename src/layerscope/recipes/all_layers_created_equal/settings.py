@@ -118,7 +118,7 @@ def timed(config: RunConfig) -> RunConfig:
     kept = config.checkpoints
     return replace(
         config,
-        milestones=tuple(round(share * config.epochs) for share in (0.3, 0.6, 0.9)),
+        milestones=tuple(max(1, round(share * config.epochs)) for share in (0.3, 0.6, 0.9)),
         checkpoints=kept if kept == EVERY_EPOCH else f"epochs({config.epochs})",
     )
 

@@ -109,7 +109,7 @@ def fig8e(runs: Runs) -> Items:
 
 def harder(scale: Scale) -> Plan:
     """Networks on sets with few images per class."""
-    sets = dict.fromkeys(HARD, {}) if scale == "paper" else SMALL_HARD
+    sets = {name: {} for name in HARD} if scale == "paper" else SMALL_HARD
     text = (
         "MNIST, Fashion-MNIST, CIFAR-10 and 20 classes of Tiny ImageNet (of which twice as many "
         "images) in place of the paper's four sets"
