@@ -33,7 +33,7 @@ def test_every_recipe_makes_a_study_at_every_scale(name, scale):
 def test_what_follows_from_the_length_is_what_was_planned(name, scale):
     """A setting that is replaced by itself replaces nothing."""
     plan = RECIPES[name].plan(scale)
-    for variant, config in plan.variants.items():
+    for variant, (_, config) in plan.variants.items():
         assert plan.timed(config) == config, variant
 
 
@@ -55,13 +55,12 @@ def test_intervals_and_milestones_are_those_of_the_run_that_is_made(name, epochs
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_that_is_too_short_is_an_error_before_it_is_trained(name):
     """Of one epoch most figures can be made; those that compare epochs say that they cannot."""
-    try:
-        study = RECIPES[name]("small", {"epochs": 1})
-    except LayerscopeError as error:
-        assert name.endswith(("fig2", "fig10", "fig17"))
-        assert "interval (1, 1) is empty" in str(error)
-    else:
-        assert all(m == 1 for c in study.variants.values() for m in c.milestones)
+    if name.startswith("layer_") and name.endswith((".fig2", ".fig10", ".fig17")):
+        with pytest.raises(LayerscopeError, match=r"interval \(1, 1\) is empty"):
+            RECIPES[name]("small", {"epochs": 1})
+        return
+    study = RECIPES[name]("small", {"epochs": 1})
+    assert all(m == 1 for c in study.variants.values() for m in c.milestones)
 
 
 def test_what_is_given_is_not_derived():

@@ -15,10 +15,10 @@ PROBE = Convergence(intervals=((0, 1),))
 def made(scale="small", **options):
     """A recipe of a made-up paper, and its study."""
     paper = Paper("made", "A paper")
-    configs = {"a": RunConfig(data=Digits(), epochs=2), "b": RunConfig(data=Digits(), epochs=3)}
+    runs = {name: (name, RunConfig(data=Digits(), epochs=n)) for name, n in (("a", 2), ("b", 3))}
 
     def plan(scale):
-        return Plan(configs, (0, 1), lambda runs: f"Reduced to {runs.first.epochs}.", **options)
+        return Plan(runs, (0, 1), lambda runs: f"Reduced to {runs.first.epochs}.", **options)
 
     @paper.recipe("Fig. 1", plan, "What?", lambda runs: f"{len(runs)} networks.")
     def fig1(runs):
@@ -87,7 +87,7 @@ def test_what_is_replaced_is_said():
 
 def test_a_performance_that_is_measured_anyway_is_the_one_that_guards():
     paper = Paper("made", "A paper")
-    plan = Plan({"a": RunConfig()}, (0, 1), lambda runs: "")
+    plan = Plan({"a": ("a", RunConfig())}, (0, 1), lambda runs: "")
     probe = Performance(checkpoints="all")
 
     @paper.recipe("Fig. 2", lambda scale: plan, "What?", "So.")

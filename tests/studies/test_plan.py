@@ -15,18 +15,18 @@ def variant(**changes):
 
 def plan(**options):
     halved = lambda config: replace(config, milestones=(config.epochs // 2,))  # noqa: E731
-    configs = {"a": halved(CONFIG), "b": halved(replace(CONFIG, epochs=20))}
+    configs = {"a": ("A", halved(CONFIG)), "b": ("B", halved(replace(CONFIG, epochs=20)))}
     return Plan(configs, (0, 1), lambda runs: f"{runs.first.epochs}", timed=halved, **options)
 
 
 def test_nothing_replaced_is_what_was_planned():
     runs = plan().resolved("small")
-    assert runs.configs == plan().variants
-    assert (runs.seeds, runs.first.label, runs["b"].epochs) == ((0, 1), "a", 20)
+    assert runs.configs == {name: config for name, (_, config) in plan().variants.items()}
+    assert (runs.seeds, runs.first.label, runs["b"].epochs) == ((0, 1), "A", 20)
 
 
 def test_what_follows_from_a_setting_follows():
-    runs = plan(labels={"b": "B"}).resolved("small", {"epochs": 6}, seeds=(3, 4))
+    runs = plan().resolved("small", {"epochs": 6}, seeds=(3, 4))
     assert [v.config.milestones for v in runs.values()] == [(3,), (3,)]
     assert (runs.seeds, runs["b"].label) == ((3, 4), "B")
     assert plan().reduction(runs) == "6"

@@ -208,7 +208,7 @@ def _run(words: list[str]) -> None:
     default = RunConfig()
     if not wants_help:
         probing = _parse_scale(words)
-        default = next(iter(find(str(first)).plan(probing).variants.values()))
+        default = next(iter(find(str(first)).plan(probing).variants.values()))[1]
     start = RunRecipe(recipe=tyro.MISSING, config=default)
     options = _parse(RunRecipe, words, "run", default=start)
     from layerscope.reproduce import reproduce

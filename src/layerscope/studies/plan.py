@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from layerscope.config import DataConfig, RunConfig
+from layerscope.config import DataConfig, Images, RunConfig
 from layerscope.config.paths import set_paths
 from layerscope.data.sizes import training_examples
 from layerscope.errors import unknown
@@ -25,21 +25,19 @@ class Plan:
     """The runs of a figure at one scale, before any setting is replaced.
 
     Attributes:
-        variants: A configuration for each variant.
+        variants: What figures call a variant, and its configuration, by its name in the data.
         seeds: Seeds of every variant.
         reduction: From the runs that are made to what the scale changes of the paper's settings.
         timed: What follows from a run's length: the configuration with milestones, warm-up and
             checkpoints of its own epochs. Applied again where settings are replaced.
-        labels: What figures call a variant; its name where not given.
         may_diverge: Whether the study still says something without some of the variants.
         shows_errors: Whether a figure shows how well the networks have learnt.
     """
 
-    variants: Mapping[str, RunConfig]
+    variants: Mapping[str, tuple[str, RunConfig]]
     seeds: tuple[int, ...]
     reduction: Callable[[Runs], str]
     timed: Callable[[RunConfig], RunConfig] = lambda config: config
-    labels: Mapping[str, str] = field(default_factory=dict)
     may_diverge: bool = False
     shows_errors: bool = False
 
@@ -67,8 +65,8 @@ class Plan:
             return set_paths(self.timed(set_paths(config, changes)), changes)
 
         variants = {
-            name: Variant(name, self.labels.get(name, name), made(config))
-            for name, config in self.variants.items()
+            name: Variant(name, label, made(config))
+            for name, (label, config) in self.variants.items()
         }
         return Runs(variants, scale, seeds or self.seeds, changes)
 
@@ -176,10 +174,34 @@ class Runs(Mapping[str, Variant]):
         """The first variant, whose length and sizes captions quote."""
         return next(iter(self.variants.values()))
 
+    def only(self, *names: str) -> Runs:
+        """Some of the variants."""
+        return replace(self, variants={name: self[name] for name in names})
+
     @property
     def configs(self) -> dict[str, RunConfig]:
         """The configuration of every variant."""
         return {name: variant.config for name, variant in self.variants.items()}
+
+    def trained_on_images(self, rates: str = "") -> str:
+        """Length, sizes and learning rate of the first variant's runs in words, for captions.
+
+        Args:
+            rates: Other learning rates of the study.
+        """
+        config, data = self.first.config, self.first.data
+        if not isinstance(data, Images):
+            return f"{_counted(config.epochs, 'epoch')} on the embedded digits"
+        steps = config.epochs * (training_examples(data) or 0) / config.batch_size
+        side = f" of {data.image_size}x{data.image_size} pixels" if data.image_size else ""
+        warm_up = f"{config.warmup / steps:.0%} of the steps warm up, " if config.warmup else ""
+        return (
+            f"{_counted(config.epochs, 'epoch')} on {_number(data.limit)} images{side}, tested on "
+            f"{_number(data.test_limit)}, batch {config.batch_size}, learning rate "
+            f"{config.optimizer.learning_rate:g}{rates}, {warm_up}"
+            f"{'no ' if config.augmentation == 'none' else ''}augmentation, "
+            f"{_counted(len(self.seeds), 'seed')}"
+        )
 
     def of(self, probe: Probe, variable: str) -> dict[str, Quantity]:
         """What a probe measures on each variant."""
@@ -188,3 +210,11 @@ class Runs(Mapping[str, Variant]):
     def labelled(self, quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
         """Quantities by what figures call their variants."""
         return {self[name].label: quantity for name, quantity in quantities.items()}
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _number(limit: int | None) -> str:
+    return "all" if limit is None else f"{limit:,}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -124,9 +123,8 @@ def _inner(scale: Scale) -> Scale:
 
 def cifar_note(runs: Runs) -> str:
     """How the networks on CIFAR-10 are trained."""
-    at = _inner(runs.scale)
-    some = {name: runs[name] for name in [_name("cifar10", DEPTHS[0], WIDTHS[at][0])]}
-    return f"CIFAR-10: {reduced(replace(runs, variants=some, scale=at), 'cifar10 fcn')}"
+    smallest = _name("cifar10", DEPTHS[0], WIDTHS[_inner(runs.scale)][0])
+    return f"CIFAR-10: {runs.only(smallest).trained_on_images()}."
 
 
 def widths(scale: Scale) -> Plan:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from layerscope.models.resnet import STAGES
-from layerscope.recipes.all_layers_created_equal.deep import RESNETS, resnets
+from layerscope.recipes.all_layers_created_equal.deep import resnets
 from layerscope.recipes.all_layers_created_equal.settings import (
     SEEDS,
     SETS,
@@ -59,11 +60,6 @@ def deepest(scale: Scale) -> Plan:
     return resnets(scale, "cifar10", (18,) if scale == "smoke" else (152,))
 
 
-def several(scale: Scale) -> Plan:
-    """ResNets on CIFAR-10."""
-    return resnets(scale, "cifar10", RESNETS[scale])
-
-
 def fifty(scale: Scale) -> Plan:
     """ResNet-50 on CIFAR-10, and ResNet-152 at paper scale."""
     depths = {"paper": (50, 152), "small": (50,), "smoke": (18,)}[scale]
@@ -79,7 +75,7 @@ def fig6(runs: Runs) -> Items:
     return _groupings(runs, (LATER, OTHER))
 
 
-@paper.recipe("Fig. 9", several, TOGETHER, GROUPS)
+@paper.recipe("Fig. 9", partial(resnets, data="cifar10"), TOGETHER, GROUPS)
 def fig9(runs: Runs) -> Items:
     """ResNets on CIFAR-10: blocks that are robust alone are not robust together.
 

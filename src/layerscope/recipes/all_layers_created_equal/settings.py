@@ -64,26 +64,17 @@ def reduced(runs: Runs, what: str) -> str:
         runs: The runs that are made.
         what: A key of `READINGS`.
     """
-    config = runs.first.config
-    length = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
     if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {READINGS[what]}."
     if runs.scale == "smoke":
-        return f"A smoke test: {length} of a tiny network on the embedded digits; no experiment."
+        return f"A smoke test: a tiny network, {runs.trained_on_images()}; no experiment."
     if what == "mnist":
-        return f"Reduced: {length} instead of 100."
+        return f"Reduced: {runs.first.epochs} epochs instead of 100."
     if what == "cifar10 fcn":
-        return f"Reduced: {length} on 10,000 images of CIFAR-10, no augmentation."
-    images = {
-        "cifar10": f"channels / 8, {length} on 5,000 images of CIFAR-10, tested on 1,000 (ResNets "
-        "on images of 16x16 pixels)",
-        "imagenet": f"Tiny ImageNet in place of ImageNet, channels / 8, {length} on 5,000 images "
-        "of 16x16 pixels, tested on 1,000",
-    }[what]
+        return f"Reduced: CIFAR-10, {runs.trained_on_images()}."
+    data = {"cifar10": "CIFAR-10", "imagenet": "Tiny ImageNet in place of ImageNet"}[what]
     return (
-        f"Reduced: {images}, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}, no augmentation; {len(runs.seeds)} seeds; 3 draws "
-        "for re-randomisation."
+        f"Reduced: {data}, channels / 8, {runs.trained_on_images()}; 3 draws for re-randomisation."
     )
 
 
@@ -99,13 +90,7 @@ def plan(
         what: What captions say: a key of `READINGS`, or a function of the runs that are made.
         variants: Label and configuration.
     """
-    return Plan(
-        {name: config for name, (_, config) in variants.items()},
-        seeds,
-        what if callable(what) else partial(reduced, what=what),
-        timed,
-        {name: label for name, (label, _) in variants.items()},
-    )
+    return Plan(variants, seeds, what if callable(what) else partial(reduced, what=what), timed)
 
 
 def with_decay(runs: Runs, what: str = "cifar10") -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from layerscope.config import (
@@ -29,7 +30,6 @@ from layerscope.config import (
     RunConfig,
     ViT,
 )
-from layerscope.data.sizes import training_examples
 from layerscope.probes import LossLandscape, Performance
 from layerscope.studies.plan import Plan, Runs, Scale
 
@@ -73,23 +73,11 @@ def reduced(
         reading: What the paper does not state and is read so at its own scale.
         rates: Other learning rates of the study.
     """
-    config = runs.first.config
     if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {reading}."
     if runs.scale == "smoke":
-        epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
-        return f"A smoke test of {epochs} on the embedded digits; not an experiment."
-    assert isinstance(config.data, Images)
-    side, n, n_test = config.data.image_size, config.data.limit, config.data.test_limit
-    steps = config.epochs * (training_examples(config.data) or 0) / config.batch_size
-    warm = f"{config.warmup / steps:.0%} of the steps warm up, " if config.warmup and steps else ""
-    return (
-        f"Reduced: {data}, {size}, {config.epochs} epochs on {f'{n:,}' if n else 'all'} images of "
-        f"{f'{side}x{side}' if side else 'all their'} pixels, tested on "
-        f"{f'{n_test:,}' if n_test else 'all'}, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}{rates}, {warm}no augmentation, "
-        f"{len(runs.seeds)} seeds."
-    )
+        return f"A smoke test of {runs.trained_on_images()}; not an experiment."
+    return f"Reduced: {data}, {size}, {runs.trained_on_images(rates)}."
 
 
 def plan(
@@ -98,14 +86,8 @@ def plan(
     reduction: Callable[[Runs], str],
 ) -> Plan:
     """Runs on images: label and configuration of every variant, and words for captions."""
-    return Plan(
-        {name: config for name, (_, config) in variants.items()},
-        SEEDS[scale],
-        reduction,
-        lambda config: timed(config, scale),
-        {name: label for name, (label, _) in variants.items()},
-        shows_errors=True,
-    )
+    fitted = partial(timed, scale=scale)
+    return Plan(variants, SEEDS[scale], reduction, fitted, shows_errors=True)
 
 
 def timed(config: RunConfig, scale: Scale) -> RunConfig:

@@ -75,14 +75,8 @@ def plan(
     may_diverge: bool = True,
 ) -> Plan:
     """Runs on the regression: label and configuration of every variant, and words for captions."""
-    return Plan(
-        {name: config for name, (_, config) in variants.items()},
-        SEEDS,
-        lambda runs: reduced(runs, reading) + more,
-        timed,
-        {name: label for name, (label, _) in variants.items()},
-        may_diverge,
-    )
+    words = lambda runs: reduced(runs, reading) + more  # noqa: E731
+    return Plan(variants, SEEDS, words, timed, may_diverge)
 
 
 def reduced(runs: Runs, reading: str = "") -> str:

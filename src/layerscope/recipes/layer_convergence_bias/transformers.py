@@ -8,7 +8,7 @@ from layerscope.recipes.layer_convergence_bias.networks import plan, reduced, vi
 from layerscope.recipes.layer_convergence_bias.settings import paper
 from layerscope.studies.comparisons import extreme
 from layerscope.studies.curves import curves, rate
-from layerscope.studies.paper import Items, Statement, claim
+from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, bars, described, lines
 from layerscope.studies.quantity import stacked
@@ -52,18 +52,14 @@ def fig9(runs: Runs) -> Items:
     errors = runs.of(probe, "error")
     best = {name: error.min("step") for name, error in errors.items()}
 
-    def better(more: str, less: str) -> Statement:
-        return claim(
+    for more, less in (("wider", "vanilla"), ("vanilla", "narrower"), ("wider", "narrower")):
+        yield claim(
             f"{more}-{less}",
             f"{runs[more].label.capitalize()} has a smaller best test error than "
             f"{runs[less].label}. [Fig. 9, Section 6.1]",
             best[less] - best[more],
             f"best test error, {less} less {more}, points",
         )
-
-    yield better("wider", "vanilla")
-    yield better("vanilla", "narrower")
-    yield better("wider", "narrower")
     yield bars(
         described(stacked("arrangement", runs.labelled(best)), "smallest test error", "%"),
         "error",
@@ -91,9 +87,8 @@ def optimisers(scale: Scale) -> Plan:
     }
 
     def note(runs: Runs) -> str:
-        adam = Runs({"adam": runs["adam"]}, runs.scale, runs.seeds)
         rate = f"{runs['sgd'].config.optimizer.learning_rate:g}"
-        return _reduced(adam, f" (with SGD {rate}, momentum 0.9)")
+        return _reduced(runs.only("adam"), f" (with SGD {rate}, momentum 0.9)")
 
     return plan(scale, variants, note)
 
