@@ -13,7 +13,7 @@ do what the model does, the plain loop runs here, too, and the log says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from layerscope.networks.sharing import Subject, base_weights, check_names, trus
 from layerscope.networks.task import Task, examples, rows
 
 Weights = Mapping[str, Tensor]
-Advance = Callable[[int, int], None]
 Judged = tuple[Tensor, Tensor | None]
 GIB = 2**30
 CACHE = 2**22
@@ -74,7 +73,6 @@ def evaluate_variants(
     *,
     weights: Weights | None = None,
     budget: int = GIB,
-    advance: Advance | None = None,
 ) -> Evaluation:
     """Evaluate variants of a model in eval mode, computing what they share once per batch.
 
@@ -86,7 +84,6 @@ def evaluate_variants(
         weights: Parameters and buffers of the base; the model's own by default.
         budget: Bytes that activations, and the stacked tensors of variants evaluated together,
             may take beside the result; one example at a time may need more.
-        advance: Called with (batches done, 0) after each batch.
 
     Returns:
         Losses and correctness of every variant on every example, in the order given. Where the
@@ -107,10 +104,8 @@ def evaluate_variants(
     found: list[tuple[Tensor, Tensor | None]] = []
     with isolated(model, weights=base), torch.no_grad():
         engine = _Engine(Subject(model, task, base), variants, groups, budget)
-        for done, batch in enumerate(data, 1):
+        for batch in data:
             found += [engine(piece) for piece in engine.pieces(batch)]
-            if advance is not None:
-                advance(done, 0)
     if not found:
         raise LayerscopeError("there are no data to evaluate on.", "Pass at least one batch.")
     losses = torch.cat([losses for losses, _ in found], 1)

@@ -26,7 +26,7 @@ from layerscope.recipes.all_layers_created_equal.statements import (
     distance_ranks,
     first_blocks_are_critical,
     random_blocks_are_harmless,
-    resets,
+    reinitialisation,
 )
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
@@ -38,11 +38,8 @@ RESNETS: Mapping[Scale, tuple[Any, ...]] = {
     "smoke": (18,),
 }
 FEWER: Mapping[Scale, str] = {"paper": "", "small": " No ResNet-101 and 152.", "smoke": ""}
-VGGS: Mapping[Scale, tuple[Any, ...]] = {
-    "paper": (11, 13, 16, 19),
-    "small": (11, 13, 16, 19),
-    "smoke": (11,),
-}
+ALL: tuple[Any, ...] = (11, 13, 16, 19)
+VGGS: Mapping[Scale, tuple[Any, ...]] = {"paper": ALL, "small": ALL, "smoke": (11,)}
 BLOCKS = (
     "Each residual block of the trained network is set back to an earlier time or drawn anew, "
     "the others stay as trained."
@@ -110,7 +107,7 @@ def fig3(runs: Runs) -> Items:
 
     Fig. 3: VGG-11, 13, 16 and 19, without weight decay and batch normalisation.
     """
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield bottom_is_critical(runs, probe)
     yield from heatmaps(runs, probe)
 
@@ -135,7 +132,7 @@ def fig5(runs: Runs) -> Items:
 
 
 def _blocks(runs: Runs) -> Items:
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield first_blocks_are_critical(runs, probe)
     yield critical_blocks_spread(runs, probe)
     yield random_blocks_are_harmless(runs, probe)
@@ -153,7 +150,7 @@ def fig11(runs: Runs) -> Items:
 
     Fig. 11 shows weight decay; batch normalisation is added here.
     """
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield bottom_is_critical(runs, probe)
     yield from heatmaps(runs, probe)
 
@@ -178,7 +175,7 @@ def fig13(runs: Runs) -> Items:
 
 
 def _trainings(runs: Runs) -> Items:
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield first_blocks_are_critical(runs, probe)
     yield _first_epoch_is_worse(list(runs.values())[-1], probe)
     yield from heatmaps(runs, probe)
@@ -212,7 +209,7 @@ def fig14(runs: Runs) -> Items:
 
     Fig. 14: the normalised L2 distance is said to go with robustness.
     """
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield distance_ranks(runs.first, probe)
     yield from heatmaps(runs, probe, distances=True)
 
@@ -237,7 +234,7 @@ def fig16(runs: Runs) -> Items:
 
 
 def _block_distances(runs: Runs) -> Items:
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield distance_ranks(runs.first, probe)
     yield from heatmaps(runs, probe, distances=True)
 
@@ -253,7 +250,7 @@ def fig17(runs: Runs) -> Items:
 
     Fig. 17: one line for each checkpoint over the layers.
     """
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield bottom_is_critical(runs, probe)
     yield from as_lines(runs, probe)
 
@@ -269,6 +266,6 @@ def fig18(runs: Runs) -> Items:
 
     Fig. 18. At ``small`` Tiny ImageNet stands in for ImageNet.
     """
-    probe = resets(runs.scale)
+    probe = reinitialisation(runs.scale)
     yield first_blocks_are_critical(runs, probe)
     yield from as_lines(runs, probe)

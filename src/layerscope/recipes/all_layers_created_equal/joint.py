@@ -20,7 +20,7 @@ from layerscope.recipes.all_layers_created_equal.settings import (
 from layerscope.recipes.all_layers_created_equal.statements import (
     ONLY_INITIAL,
     later_block,
-    resets,
+    reinitialisation,
 )
 from layerscope.studies.comparisons import Comparison, in_each
 from layerscope.studies.paper import Items, claim
@@ -100,7 +100,7 @@ def _groupings(runs: Runs, groups: Iterable[str]) -> Items:
         OUTER: ("stage1.resblk[!1]", "stage4.resblk[!1]"),
         OTHER: "every_other",
     }
-    probes = {group: resets(runs.scale, joint=rules[group]) for group in groups}
+    probes = {group: reinitialisation(runs.scale, joint=rules[group]) for group in groups}
     together = {v.label: joint_rise(v, probes[LATER]) for v in runs.values()}
     alone = {
         v.label: to_start(v, ONLY_INITIAL).layers(later_block).max("layer") for v in runs.values()

@@ -33,13 +33,9 @@ from layerscope.studies.paper import Paper
 from layerscope.studies.plan import Plan, Runs, Scale
 
 paper = Paper("all_layers_created_equal", "Are all layers created equal?")
-SEEDS: Mapping[Scale, tuple[int, ...]] = {
-    "paper": (0, 1, 2, 3, 4),
-    "small": (0, 1, 2),
-    "smoke": (0, 1),
-}
 FIVE = (0, 1, 2, 3, 4)
 """Seeds of the fully connected networks, at every scale."""
+SEEDS: Mapping[Scale, tuple[int, ...]] = {"paper": FIVE, "small": (0, 1, 2), "smoke": (0, 1)}
 WEIGHT_DECAY = 5e-4
 TRAININGS = {"plain": "", "wd": "+wd", "bn": "+bn", "wd_bn": "+wd+bn"}
 """Key of each training of Appendix C and how the paper writes it."""

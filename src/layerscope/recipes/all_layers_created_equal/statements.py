@@ -19,7 +19,7 @@ ONLY_INITIAL = Reinitialisation(checkpoints=(0,), draws=0)
 """Resets of one layer to its initial weights, and nothing else."""
 
 
-def resets(scale: Scale, **settings: object) -> Reinitialisation:
+def reinitialisation(scale: Scale, **settings: object) -> Reinitialisation:
     """Resets to earlier times and to fresh draws, of which there are fewer below paper scale."""
     return Reinitialisation(draws=5 if scale == "paper" else 3, **settings)  # pyright: ignore
 

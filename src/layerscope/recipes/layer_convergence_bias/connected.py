@@ -7,6 +7,7 @@ import math
 
 from layerscope.config import FCN
 from layerscope.probes import Convergence, GradientMagnitude, Probe
+from layerscope.recipes.layer_convergence_bias.bias import Sweep, summary
 from layerscope.recipes.layer_convergence_bias.settings import (
     early,
     names,
@@ -15,7 +16,6 @@ from layerscope.recipes.layer_convergence_bias.settings import (
     sine,
     titled,
 )
-from layerscope.recipes.layer_convergence_bias.sweep import Sweep, summary
 from layerscope.studies.comparisons import each, exceeds, falls
 from layerscope.studies.curves import Interval, progress, rate
 from layerscope.studies.paper import Items, claim

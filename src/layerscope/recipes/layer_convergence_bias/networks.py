@@ -44,11 +44,8 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "vgg19": ("conv1", "conv5", "conv9", "conv13", "fc1"),
 }
 """The layers of the paper's figures."""
-SEEDS: Mapping[Scale, tuple[int, ...]] = {
-    "paper": (0, 1, 2, 3, 4),
-    "small": (0, 1, 2, 3, 4),
-    "smoke": (0, 1),
-}
+FIVE = (0, 1, 2, 3, 4)
+SEEDS: Mapping[Scale, tuple[int, ...]] = {"paper": FIVE, "small": FIVE, "smoke": (0, 1)}
 EPOCHS: Mapping[Scale, int] = {"paper": 120, "small": 24, "smoke": 2}
 READING = (
     "momentum 0.9, VGG-19 with batch normalisation, initialisation after He, images cropped and "

@@ -13,8 +13,8 @@ from layerscope.probes import (
     PathAndProgress,
 )
 from layerscope.recipes.layer_convergence_bias.settings import (
-    blocks,
     early,
+    inner_layers,
     names,
     paper,
     plan,
@@ -57,7 +57,7 @@ def fig1b(runs: Runs) -> Items:
     """
     run, until = runs.first, early(runs.first)
     probe, gradients = Convergence(intervals=((0, until),)), GradientMagnitude()
-    C, inner, titles = rate(run, probe), blocks(run), names(run)  # noqa: N806 - the paper's name
+    C, inner, titles = rate(run, probe), inner_layers(run), names(run)  # noqa: N806 - the paper's name
     first, last = inner[0], inner[-1]
     found = run.of(gradients, "gradient_magnitude").when(lambda epoch: epoch <= until)
     yield claim(
@@ -111,7 +111,7 @@ def fig3(runs: Runs) -> Items:
     run's learning rate.
     """
     run, probe = runs.first, GradientPredictiveness()
-    inner = blocks(run)
+    inner = inner_layers(run)
     drop, every = run.drop, run.epochs / 30  # the evenly spaced ones; the first epochs have more
     cosines = {what: run.of(probe, what) for what in ("data", "parameters")}
     late = cosines["parameters"].when(lambda epoch: epoch >= drop).mean("step")
@@ -162,7 +162,7 @@ def fig4(runs: Runs) -> Items:
     at half the block's length over ten directions, and the largest eigenvalue of the Hessian.
     """
     run, probe = runs.first, LossLandscape(points=5 if runs.scale == "smoke" else 21)
-    first, last = blocks(run)[0], blocks(run)[-1]
+    first, last = inner_layers(run)[0], inner_layers(run)[-1]
     sharper = {
         "increase": "rise of the loss at half the block's length",
         "curvature": "largest eigenvalue of its Hessian",
@@ -209,7 +209,7 @@ def fig6(runs: Runs) -> Items:
     what a block adds decides.
     """
     run, probe = runs.first, BlockContributions()
-    inner, title = blocks(run), names(run).__getitem__
+    inner, title = inner_layers(run), names(run).__getitem__
     titles = {layer: title(layer) for layer in inner}
     ranges, frequencies = run.of(probe, "range"), run.of(probe, "frequency")
     curves = run.of(probe, "contribution").isel(output=0, seed=0).named(titles)
@@ -264,7 +264,7 @@ def path_and_progress(runs: Runs) -> Items:
     """
     run, until, probe = runs.first, early(runs.first), PathAndProgress()
     C = rate(run, Convergence(intervals=((0, until),)))  # noqa: N806 - the paper's name
-    inner = blocks(run)
+    inner = inner_layers(run)
     path, directness = (run.of(probe, name).at_end() for name in ("path", "directness"))
     both = {
         "changes more": exceeds(-bias(path, inner), "path: block 4 less block 1"),

@@ -119,6 +119,6 @@ def titled(run: Variant, probe: Probe, variable: str) -> Quantity:
     return run.of(probe, variable).named(names(run))
 
 
-def blocks(run: Variant) -> list[str]:
+def inner_layers(run: Variant) -> list[str]:
     """The residual blocks; of a network without any, its hidden layers."""
     return [name for name in names(run) if name != "input"]

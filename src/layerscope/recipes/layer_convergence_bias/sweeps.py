@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from layerscope.config import SGD, Adagrad, Adam, OptimizerConfig, RMSprop
+from layerscope.recipes.layer_convergence_bias.bias import Sweep, summary
 from layerscope.recipes.layer_convergence_bias.settings import (
     RESIDUAL,
-    blocks,
+    inner_layers,
     names,
     paper,
     plan,
     sine,
 )
-from layerscope.recipes.layer_convergence_bias.sweep import Sweep, summary
 from layerscope.studies.comparisons import each, extreme
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Plan, Runs, Scale
@@ -251,7 +251,7 @@ def fig20(runs: Runs) -> Items:
     """
     sweep, slowest = Sweep(runs, "layers of the blocks"), {}
     for i, (name, run) in enumerate(runs.items()):
-        big, *others = (*blocks(run)[i:], *blocks(run)[:i])
+        big, *others = (*inner_layers(run)[i:], *inner_layers(run)[:i])
         called = names(run).__getitem__
         slowest[name] = extreme(sweep.rate(name), big, others, "C", smallest=True, titles=called)
     yield claim(

@@ -1,11 +1,11 @@
-"""A sweep over a setting: its biases, the claims on them, its figures."""
+"""The bias in a sweep over a setting: claims on it, and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from layerscope.probes import Convergence, Performance
-from layerscope.recipes.layer_convergence_bias.settings import blocks, early, later, titled
+from layerscope.recipes.layer_convergence_bias.settings import early, inner_layers, later, titled
 from layerscope.studies import curves
 from layerscope.studies.comparisons import each, exceeds, in_each
 from layerscope.studies.curves import Interval
@@ -57,18 +57,18 @@ class Sweep:
     def rate(self, name: str, interval: int = 0) -> Quantity:
         """C of a variant's blocks over one of the intervals."""
         run = self.runs[name]
-        return curves.rate(run, self.probe, self.intervals[interval])[blocks(run)]
+        return curves.rate(run, self.probe, self.intervals[interval])[inner_layers(run)]
 
     def bias(self, name: str, interval: int = 0) -> Quantity:
         """C of the first block less C of the last."""
-        return curves.bias(self.rate(name, interval), blocks(self.runs[name]))
+        return curves.bias(self.rate(name, interval), inner_layers(self.runs[name]))
 
     def relative(self, name: str) -> Quantity:
         """Contrast of the first and the last block: 0 for equal rates, 1/3 for twice the rate.
 
         Also where a block moves away from its final weights, which a ratio of rates would lose.
         """
-        found, layers = self.rate(name), blocks(self.runs[name])
+        found, layers = self.rate(name), inner_layers(self.runs[name])
         return contrast(found[layers[0]], found[layers[-1]])
 
     def mean(self, name: str) -> Quantity:
