@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import arg
 
+from layerscope import catalogue
 from layerscope.cli.choices import (
     data_config,
     get_path,
@@ -114,7 +115,8 @@ def _quickstart(words: list[str]) -> None:
         Reinitialisation,
         measure,
     )
-    from layerscope.report.publish import stacked, write_report
+    from layerscope.report.measurements import stacked
+    from layerscope.report.publish import write_report
     from layerscope.training.loop import train
     from layerscope.training.problem import restore
 
@@ -168,7 +170,8 @@ def _train(words: list[str]) -> None:
     if config.start == Start():  # none of its settings was given
         config = replace(config, start=None)
     from layerscope.probes import MomentProbe
-    from layerscope.report.publish import stacked, write_report
+    from layerscope.report.measurements import stacked
+    from layerscope.report.publish import write_report
     from layerscope.schedule import parse
     from layerscope.training.loop import train
 
@@ -329,7 +332,8 @@ def _probe(name: str) -> Any:
 
 def _figure(words: list[str]) -> None:
     options = _parse(DrawFigures, words, "figure")
-    from layerscope.report.publish import run_page, save_figures
+    from layerscope.report.publish import save_figures
+    from layerscope.report.run_page import run_page
 
     runs = _open(options.runs)
     figures = run_page(runs).figures()
@@ -361,9 +365,7 @@ def _recipes() -> Iterator[tuple[str, str]]:
 
 
 def _probes() -> Iterator[tuple[str, str]]:
-    from layerscope.probes import PROBES
-
-    return ((name, probe.summary) for name, probe in PROBES.items())
+    return ((entry.name, entry.headline) for entry in catalogue.probes().values())
 
 
 def _models() -> Iterator[tuple[str, str]]:

@@ -30,6 +30,8 @@ class Performance(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
     source: ClassVar[str] = "mean over the test data"
     summary: ClassVar[str] = "test loss and error of the whole model"
+    heading: ClassVar[str] = "The whole model"
+    place: ClassVar[int] = 130
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""
