@@ -11,8 +11,12 @@ from textwrap import dedent
 
 import pytest
 
+import layerscope.config
+import layerscope.data
+import layerscope.models
 import layerscope.probes
 from layerscope import catalogue
+from layerscope.config import DATA, MODELS, DataConfig, ModelConfig
 from layerscope.errors import LayerscopeError
 from layerscope.probes import PROBES, Probe
 
@@ -46,6 +50,26 @@ def test_probes_are_those_that_importing_finds():
     places = [probe.place for probe in PROBES.values()]
     assert places == sorted(places)
     assert len({probe.heading for probe in PROBES.values()} - {""}) == len(PROBES)
+
+
+@pytest.mark.parametrize(
+    ("listed", "table", "package", "base"),
+    [
+        (catalogue.models, MODELS, layerscope.models, ModelConfig),
+        (catalogue.data, DATA, layerscope.data, DataConfig),
+    ],
+    ids=["models", "data"],
+)
+def test_configurations_are_those_that_importing_finds(listed, table, package, base):
+    found = listed()
+    known = {cls for cls in imported(layerscope.config, base) if cls is not base}
+    known |= imported(package, base)
+    assert {entry.load() for entry in found.values()} == {cls for cls in known if cls.known_as}
+    for name, entry in found.items():
+        assert table[name].known_as == name
+        assert entry.headline == inspect.getdoc(table[name]).partition("\n")[0]
+        assert callable(table[name]().load_builder())
+    assert (len(table), list(table)) == (len(found), list(found))
 
 
 @pytest.fixture
@@ -92,6 +116,38 @@ def test_a_probe_is_a_public_dataclass_and_may_derive_from_another(package):
     first, last = catalogue.probes(sources).values()
     assert first == catalogue.Entry("first_of_all", "the start", "made.probes.b", "FirstOfAll")
     assert last == catalogue.Entry("last_of_all", "the end", "made.probes.a", "LastOfAll")
+
+
+def test_a_family_is_a_configuration_with_a_name(package):
+    package(
+        "config/models.py",
+        """
+        class Z(ModelConfig, name="z", builder="a:b"):
+            '''The Z.'''
+        """,
+    )
+    sources = package(
+        "models/a.py",
+        """
+        class A(config.ModelConfig, builder="a:b", name="a"):
+            '''The A.
+
+            More.
+            '''
+
+        class B(A, name="b"):
+            pass
+
+        class Unnamed(ModelConfig, builder="a:b"):
+            pass
+
+        class Other(Something, name="other"):
+            pass
+        """,
+    )
+    found = [(e.name, e.headline, e.module) for e in catalogue.models(sources).values()]
+    modules = ("made.config.models", "made.models.a", "made.models.a")
+    assert found == list(zip("zab", ("The Z.", "The A.", ""), modules, strict=True))
 
 
 HEAD = "@dataclass(frozen=True)\nclass A(MomentProbe):\n"
@@ -167,10 +223,9 @@ def test_figures_come_in_the_order_of_the_paper():
     ]
 
 
-@pytest.mark.parametrize("kind", ["probes", "models", "data"])
-def test_listing_imports_nothing_heavy(kind):
+def test_listing_imports_nothing_heavy():
     code = (
-        f"import sys; from layerscope.cli import main; main(['list', '{kind}']);"
+        "import sys; from layerscope.cli import main; main(['list']);"
         "heavy = {'torch', 'xarray', 'numpy', 'layerscope.probes'} & set(sys.modules);"
         "sys.exit(repr(heavy) if heavy else 0)"
     )

@@ -10,21 +10,26 @@ from layerscope.config import (
     MODELS,
     OPTIMIZERS,
     SGD,
+    VGG,
     Adagrad,
     Adam,
     AdamW,
     CustomModel,
     Digits,
     Images,
+    ModelConfig,
     ResidualFCN,
+    ResNet,
     RMSprop,
     RunConfig,
     Sine,
     Start,
+    ViT,
     from_dict,
     to_dict,
 )
 from layerscope.errors import LayerscopeError
+from layerscope.models import build
 
 EXAMPLE = RunConfig(
     model=FCN(depth=3, width=32, activation="sigmoid"),
@@ -51,6 +56,16 @@ SIMPLE = [
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Unbuilt(ModelConfig):
+    """Says nothing of what builds it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost(ModelConfig, builder="layerscope.models.fcn:nothing"):
+    """Names a function that is not there."""
+
+
 def place(part):
     """A run with ``part`` in its place."""
     places = {"model": MODELS.values(), "optimizer": OPTIMIZERS.values(), "start": (Start,)}
@@ -75,6 +90,31 @@ def test_the_hash_is_the_same_on_every_machine_and_in_every_version():
         checkpoints="epochs(1)",
     )
     assert paper.hash == "e5f2bdff3857"
+
+
+RESNET = ResNet(depth=50, stages=(1, 2))
+HASHES = {
+    "0dace6416a83": RunConfig(model=RESNET, data=Images(name="cifar10")),
+    "140350c221ea": RunConfig(model=VGG(11, True), data=Digits(image_size=32)),
+    "66226b8e9070": RunConfig(model=ViT(expansions=(4, 4)), optimizer=AdamW(), schedule="cosine"),
+    "784c13459d9e": RunConfig(
+        model=ResidualFCN(depths=(4, 1, 1, 1)), data=Sine(components=2), unit="module"
+    ),
+    "fe38ac675fed": RunConfig(
+        model=CustomModel("a:b", '{"width": 3}'), start=Start(path="a", step=3)
+    ),
+}
+
+
+@pytest.mark.parametrize(("expected", "config"), HASHES.items())
+def test_hashes_of_every_kind_of_part(expected, config):
+    assert config.hash == expected
+
+
+@pytest.mark.parametrize("cls", [Unbuilt, Lost])
+def test_a_configuration_that_nothing_builds_is_an_error(cls):
+    with pytest.raises(LayerscopeError, match=f"(?s)cannot be built.*class {cls.__name__}"):
+        build(cls(), (1, 8, 8), 10)
 
 
 @pytest.mark.parametrize(("part", "name"), FIELDS, ids=lambda v: getattr(type(v), "__name__", v))

@@ -49,7 +49,6 @@ from layerscope.config import (
     CustomModel,
     Digits,
     RunConfig,
-    Sine,
     Start,
 )
 from layerscope.errors import LayerscopeError, unknown
@@ -307,7 +306,7 @@ def _context(run: Any, options: Any) -> dict[str, Any]:
 def _foreign(run: Any, options: Any) -> dict[str, Any]:
     """Model, task and data of a run that was recorded around another training loop."""
     from layerscope.data.dataset import load
-    from layerscope.models import custom
+    from layerscope.models.factory import custom
     from layerscope.networks.task import Task
     from layerscope.training.problem import foreign
 
@@ -369,14 +368,13 @@ def _probes() -> Iterator[tuple[str, str]]:
 
 
 def _models() -> Iterator[tuple[str, str]]:
-    return ((name, (cls.__doc__ or "").partition("\n")[0]) for name, cls in MODELS.items())
+    return ((entry.name, entry.headline) for entry in catalogue.models().values())
 
 
 def _datasets() -> Iterator[tuple[str, str]]:
     from layerscope.data import IMAGE_SETS
 
-    yield "digits", (Digits.__doc__ or "").partition("\n")[0]
-    yield "sine", (Sine.__doc__ or "").partition("\n")[0]
+    yield from ((entry.name, entry.headline) for entry in catalogue.data().values())
     for name, row in IMAGE_SETS.items():
         yield name, f"{row.classes} classes, {row.hub} on the Hugging Face hub"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from layerscope.config import (
+    DATA,
     FCN,
     MODELS,
     CustomModel,
@@ -16,7 +17,6 @@ from layerscope.config import (
     Images,
     ModelConfig,
     RunConfig,
-    Sine,
 )
 from layerscope.errors import LayerscopeError, unknown
 
@@ -47,9 +47,9 @@ def model_config(name: str | None) -> ModelConfig:
 
 def data_config(name: str | None) -> DataConfig:
     """The data set that ``--data`` names, with its default settings."""
-    if name in (None, "digits"):
+    if name is None:
         return Digits()
-    return Sine() if name == "sine" else Images(name=str(name))
+    return DATA[name]() if name in DATA else Images(name=name)
 
 
 def given_paths(words: Sequence[str], config: RunConfig) -> list[str]:
