@@ -47,6 +47,7 @@ CONFIGS = (
     RunConfig(optimizer=AdamW(), schedule="cosine", warmup=5, start=Start(path="a", step=3)),
     RunConfig(start=Start(run=RunConfig(start=Start(run=EXAMPLE)), fresh=("output*", "norm*"))),
 )
+OTHERS = {"groups": ("a=b",)}
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
 PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), *OPTIMISERS, Start())
@@ -125,7 +126,8 @@ def test_the_hash_differs_with_every_setting_of_a_part(part, name):
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_the_hash_differs_with_every_setting_of_a_run(name):
-    other = dataclasses.replace(EXAMPLE, **{name: OTHER[type(getattr(EXAMPLE, name))]})
+    value = OTHERS.get(name, OTHER[type(getattr(EXAMPLE, name))])
+    other = dataclasses.replace(EXAMPLE, **{name: value})
     assert other.hash != EXAMPLE.hash
 
 
@@ -166,6 +168,29 @@ def test_an_unknown_type_suggests_the_nearest():
 def test_sizes_must_be_positive(name):
     with pytest.raises(LayerscopeError, match=f"{name} is 0"):
         RunConfig(**{name: 0})
+
+
+def test_groups_are_written_as_on_the_command_line():
+    assert RunConfig().layer_groups is None
+    assert RunConfig(groups=("thirds",)).layer_groups == "thirds"
+    groups = ("early = a, b.*", "late=c")
+    assert RunConfig(groups=groups).layer_groups == {"early": ("a", "b.*"), "late": ("c",)}
+
+
+BAD_GROUPS = {
+    "no patterns": (("early",), "groups has 'early'.\n.*label=pattern"),
+    "no label": (("=a",), "groups has '=a'"),
+    "empty pattern": (("a=b,",), "groups has 'a=b,'"),
+    "thirds and more": (("thirds", "a=b"), "groups has 'thirds'.\n.*thirds alone"),
+    "twice": (("a=b", "a=c"), "groups has 'a' twice"),
+    "one text": ("thirds", r"groups is 'thirds', one text.\n.*\('thirds',\)"),
+}
+
+
+@pytest.mark.parametrize(("groups", "message"), BAD_GROUPS.values(), ids=BAD_GROUPS)
+def test_groups_that_say_nothing_are_an_error(groups, message):
+    with pytest.raises(LayerscopeError, match=message):
+        RunConfig(groups=groups)
 
 
 def test_nothing_can_be_changed_in_place():

@@ -44,9 +44,15 @@ _log = logging.getLogger(__name__)
 
 
 def _layers(config: RunConfig, made: Problem) -> LayerMap:
-    """The layers at the granularity that the configuration asks for."""
+    """The layers at the granularity and in the groups that the configuration asks for."""
     chosen = config.model.unit if config.unit == "family" else config.unit
-    return LayerMap.from_model(made.model, made.batch, unit=chosen, forward=made.task.forward)
+    return LayerMap.from_model(
+        made.model,
+        made.batch,
+        unit=chosen,
+        groups=config.layer_groups,
+        forward=made.task.forward,
+    )
 
 
 def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:
