@@ -1,4 +1,4 @@
-"""What a configuration can change of model and data: frozen, removed, augmented, layers, classes."""
+"""What a configuration can change: frozen, removed, augmented, layers and groups, classes."""
 
 import dataclasses
 import json
