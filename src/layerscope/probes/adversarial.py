@@ -179,12 +179,12 @@ class AdversarialAccuracy(TrajectoryProbe):
                 spread=spread,
             ),
             Table(
-                values.to_dataset("attack"),
+                values.to_dataset("attack").rename(stages_reset="stages reset"),
                 key=f"{self.slug}-table",
                 title=title,
                 caption=caption,
                 columns=tuple(Column(k, v, unit="%", format=".2f") for k, v in NAMES.items()),
-                rows="stages_reset",
+                rows="stages reset",
                 spread=spread,
             ),
         ]

@@ -229,7 +229,7 @@ class LossLandscape(TrajectoryProbe):
         }
         for name, caption in captions.items():
             if name in dataset:
-                title = SHARPNESS[name][0].capitalize()
+                title = SHARPNESS[name][0][:1].upper() + SHARPNESS[name][0][1:]
                 key = f"{self.slug}-{name}"
                 found.append(Bars(dataset[name], key=key, title=title, caption=caption))
         return found

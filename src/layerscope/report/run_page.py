@@ -105,7 +105,8 @@ def layer_table(measurements: Mapping[str, xr.Dataset]) -> Table:
 def _table(summary: xr.Dataset) -> Table:
     """The table of a summary; notes only where a layer has one."""
     columns = tuple(column for column in COLUMNS if column.name in summary)
-    caption = "One row per layer, shallowest first; ± is the 95% interval over seeds."
+    caption = "One row per layer, shallowest first"
+    caption += "; ± is the 95% interval over seeds." if "seed" in summary.dims else "."
     if "distance" in summary and (as_of := summary["distance"].attrs["as_of"]):
         caption += f" Distances are {as_of}."
     if summary["note"].values.any():
@@ -129,7 +130,10 @@ def _training_figures(runs: Sequence[Run]) -> list[Figure]:
         x = "step"
         if "epoch" in values.coords:
             values, x = values.swap_dims(step="epoch"), "epoch"
-        caption = f"{title} of the whole model; mean and 95% interval over seeds."
+        if name == "test_error":
+            values = (100 * values).assign_attrs(values.attrs | {"units": "%"})
+        interval = "; mean and 95% interval over seeds" if len(runs) > 1 else ""
+        caption = f"{title} of the whole model{interval}."
         found.append(
             Lines(values, key=name.replace("_", "-"), title=title, caption=caption, x=x, hue=None)
         )
