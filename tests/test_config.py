@@ -63,6 +63,13 @@ class Unbuilt(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class Narrow(FCN):
+    """With another default."""
+
+    width: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
 class Lost(ModelConfig, builder="layerscope.models.fcn:nothing"):
     """Names a function that is not there."""
 
@@ -110,6 +117,11 @@ HASHES = {
 @pytest.mark.parametrize(("expected", "config"), HASHES.items())
 def test_hashes_of_every_kind_of_part(expected, config):
     assert config.hash == expected
+
+
+def test_a_derived_configuration_is_built_as_its_base_is_and_has_no_name():
+    assert type(build(Narrow(), (4,), 2)) is type(build(FCN(), (4,), 2))
+    assert (Narrow.known_as, FCN.known_as) == ("", "fcn")
 
 
 @pytest.mark.parametrize("cls", [Unbuilt, Lost])

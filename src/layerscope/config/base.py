@@ -50,7 +50,7 @@ class Described(Config):
 
     Attributes:
         known_as: What the user writes, e.g. after ``--model``; empty for what is not named.
-        builder: ``package.module:function``.
+        builder: ``package.module:function``; that of the base class where it is not given.
     """
 
     known_as: ClassVar[str] = ""
@@ -58,7 +58,7 @@ class Described(Config):
 
     def __init_subclass__(cls, *, name: str = "", builder: str = "") -> None:
         super().__init_subclass__()
-        cls.known_as, cls.builder = name, builder
+        cls.known_as, cls.builder = name, builder or cls.builder
 
     def load_builder(self) -> Callable[..., Any]:
         """The function that makes what this describes.
@@ -72,7 +72,8 @@ class Described(Config):
         except (ImportError, AttributeError, ValueError) as error:
             raise LayerscopeError(
                 f"{kind} cannot be built by {self.builder!r}: {error}.",
-                f'Define class {kind}(..., builder="package.module:function").',
+                "Install what is missing, or name the function where the class is defined: "
+                f'class {kind}(..., builder="package.module:function").',
             ) from error
 
 

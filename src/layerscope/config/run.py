@@ -88,7 +88,7 @@ class RunConfig(Config):
                 raise LayerscopeError(
                     f"{name} is {getattr(self, name)}.", f"{name} must be at least 1."
                 )
-        _ = self.layer_groups
+        _ = self.layer_groups  # refuses what cannot be read
 
     @property
     def layer_groups(self) -> dict[str, tuple[str, ...]] | str | None:
