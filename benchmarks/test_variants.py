@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerscope.config import FCN, VGG, ModelConfig, ResNet
-from layerscope.models import build, unit
+from layerscope.models import build
 from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
@@ -69,7 +69,7 @@ class Workload:
         torch.manual_seed(0)
         self.model = build(case.config, case.shape, 10).eval()
         example = torch.zeros(2, *case.shape)
-        layers = LayerMap.from_model(self.model, example, unit=unit(case.config))
+        layers = LayerMap.from_model(self.model, example, unit=case.config.unit)
         self.state = {n: t.clone() for n, t in unique_state(self.model).items()}
         checkpoints = [self._noise() for _ in range(case.checkpoints)]
         self.n_checkpoints = case.checkpoints

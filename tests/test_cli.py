@@ -10,7 +10,8 @@ import torch
 import xarray as xr
 
 from layerscope.cli import main
-from layerscope.cli.choices import get_path, given_paths, set_path
+from layerscope.cli.choices import get_path, given_paths, set_path, take_name
+from layerscope.cli.options import RunRecipe
 from layerscope.config import RunConfig, Start
 from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import fcn
@@ -59,6 +60,55 @@ def test_measuring_prints_a_row_per_layer(trained, capsys, probe):
 def test_settings_of_a_probe_are_options(trained):
     assert main(["measure", "weight_change", str(trained), "--p", "2"]) == 0
     assert "weight_change,p=2.0@checkpoints" in Run.open(trained).result_keys
+
+
+def test_groups_of_layers_are_an_option(tmp_path, capsys):
+    groups = ["--groups", "hidden=layer*", "last=output"]
+    assert main(["train", *SMALL, *groups, "--out", str(tmp_path / "run")]) == 0
+    found = Run.open(tmp_path / "run").results("weight_change")["group"]
+    assert found.values.tolist() == ["hidden", "last"]
+    assert main(["train", *SMALL, "--groups", "hidden", "--out", str(tmp_path / "b")]) == 2
+    assert "label=pattern" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--recompute", "weight_change", "RUN"],
+        ["RUN", "weight_change"],
+        ["--p", "2", "weight_change", "RUN"],
+        ["RUN", "--no-recompute", "--p=2", "weight_change"],
+        ["--data-root", "weight_change", "weight_change", "RUN"],
+        ["convergence", "--intervals", "0", "2", "RUN"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_measuring_may_stand_anywhere(trained, capsys, words):
+    assert main(["measure", *(str(trained) if word == "RUN" else word for word in words)]) == 0
+    assert "layer1" in capsys.readouterr().out
+
+
+RECIPES = {"fig1", "fig2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "rest"),
+    [
+        ("fig1 --scale smoke", "fig1", "--scale smoke"),
+        ("--scale smoke fig1", "fig1", "--scale smoke"),
+        ("--scale=smoke fig1", "fig1", "--scale=smoke"),
+        ("--seeds 0 1 fig1 --epochs 2", "fig1", "--seeds 0 1 --epochs 2"),
+        ("--out fig2 fig1", "fig1", "--out fig2"),
+        ("--model.batch-norm fig1", "fig1", "--model.batch-norm"),
+        ("--scale smoke fgi1", "fgi1", "--scale smoke"),
+        ("--processes 1", None, "--processes 1"),
+        ("", None, ""),
+    ],
+)
+def test_a_recipe_is_found_among_options(words, name, rest):
+    left = words.split()
+    assert take_name(left, RECIPES.__contains__, RunRecipe) == name
+    assert left == rest.split()
 
 
 FACTORY = ["--model", "layerscope.models.fcn:fcn", "--arguments"]
@@ -114,7 +164,7 @@ def test_listing_names_everything(capsys):
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
-    words = ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seeds", "0", "1"]
+    words = ["run", "--scale", "smoke", "--seeds", "0", "1", "layer_convergence_bias.fig1a"]
     assert main([*words, "--out", str(out), "--processes", "1", "--model.width", "8"]) == 0
     return out
 
@@ -180,6 +230,14 @@ def test_damaged_runs_are_said_to_be(broken, capsys, damage, message):
 BAD = {
     "command": (["trian"], "Did you mean 'train'"),
     "recipe": (["run", "layer_convergence_bias.fig1c"], "Did you mean"),
+    "recipe behind options": (
+        ["run", "--scale", "smoke", "layer_convergence_bias.fig1c"],
+        "unknown recipe 'layer_convergence_bias.fig1c'",
+    ),
+    "probe behind options": (
+        ["measure", "--recompute", "weight_chang", "x"],
+        "Did you mean 'weight_change'",
+    ),
     "probe": (["measure", "weight_chang", "x"], "Did you mean 'weight_change'"),
     "model": (["train", "--model", "fnc"], "Did you mean 'fcn'"),
     "data set": (["train", "--data", "mnits"], "Did you mean 'mnist'"),
@@ -275,6 +333,13 @@ def test_every_command_explains_itself(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert "usage: layerscope" in capsys.readouterr().out
+
+
+def test_the_help_of_measuring_names_the_settings_of_the_probe(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["measure", "weight_change", "--help"])
+    assert stop.value.code == 0
+    assert "--minimum-dimensions" in capsys.readouterr().out
 
 
 def test_the_help_of_training_names_optimisers_schedules_and_where_to_start(capsys):

@@ -10,21 +10,26 @@ from layerscope.config import (
     MODELS,
     OPTIMIZERS,
     SGD,
+    VGG,
     Adagrad,
     Adam,
     AdamW,
     CustomModel,
     Digits,
     Images,
+    ModelConfig,
     ResidualFCN,
+    ResNet,
     RMSprop,
     RunConfig,
     Sine,
     Start,
+    ViT,
     from_dict,
     to_dict,
 )
 from layerscope.errors import LayerscopeError
+from layerscope.models import build
 
 EXAMPLE = RunConfig(
     model=FCN(depth=3, width=32, activation="sigmoid"),
@@ -42,6 +47,7 @@ CONFIGS = (
     RunConfig(optimizer=AdamW(), schedule="cosine", warmup=5, start=Start(path="a", step=3)),
     RunConfig(start=Start(run=RunConfig(start=Start(run=EXAMPLE)), fresh=("output*", "norm*"))),
 )
+OTHERS = {"groups": ("a=b",)}
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
 PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), *OPTIMISERS, Start())
@@ -49,6 +55,23 @@ FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(p
 SIMPLE = [
     f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbuilt(ModelConfig):
+    """Says nothing of what builds it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrow(FCN):
+    """With another default."""
+
+    width: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost(ModelConfig, builder="layerscope.models.fcn:nothing"):
+    """Names a function that is not there."""
 
 
 def place(part):
@@ -77,6 +100,36 @@ def test_the_hash_is_the_same_on_every_machine_and_in_every_version():
     assert paper.hash == "e5f2bdff3857"
 
 
+RESNET = ResNet(depth=50, stages=(1, 2))
+HASHES = {
+    "0dace6416a83": RunConfig(model=RESNET, data=Images(name="cifar10")),
+    "140350c221ea": RunConfig(model=VGG(11, True), data=Digits(image_size=32)),
+    "66226b8e9070": RunConfig(model=ViT(expansions=(4, 4)), optimizer=AdamW(), schedule="cosine"),
+    "784c13459d9e": RunConfig(
+        model=ResidualFCN(depths=(4, 1, 1, 1)), data=Sine(components=2), unit="module"
+    ),
+    "fe38ac675fed": RunConfig(
+        model=CustomModel("a:b", '{"width": 3}'), start=Start(path="a", step=3)
+    ),
+}
+
+
+@pytest.mark.parametrize(("expected", "config"), HASHES.items())
+def test_hashes_of_every_kind_of_part(expected, config):
+    assert config.hash == expected
+
+
+def test_a_derived_configuration_is_built_as_its_base_is_and_has_no_name():
+    assert type(build(Narrow(), (4,), 2)) is type(build(FCN(), (4,), 2))
+    assert (Narrow.known_as, FCN.known_as) == ("", "fcn")
+
+
+@pytest.mark.parametrize("cls", [Unbuilt, Lost])
+def test_a_configuration_that_nothing_builds_is_an_error(cls):
+    with pytest.raises(LayerscopeError, match=f"(?s)cannot be built.*class {cls.__name__}"):
+        build(cls(), (1, 8, 8), 10)
+
+
 @pytest.mark.parametrize(("part", "name"), FIELDS, ids=lambda v: getattr(type(v), "__name__", v))
 def test_the_hash_differs_with_every_setting_of_a_part(part, name):
     other = dataclasses.replace(part, **{name: OTHER[type(getattr(part, name))]})
@@ -85,7 +138,8 @@ def test_the_hash_differs_with_every_setting_of_a_part(part, name):
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_the_hash_differs_with_every_setting_of_a_run(name):
-    other = dataclasses.replace(EXAMPLE, **{name: OTHER[type(getattr(EXAMPLE, name))]})
+    value = OTHERS.get(name, OTHER[type(getattr(EXAMPLE, name))])
+    other = dataclasses.replace(EXAMPLE, **{name: value})
     assert other.hash != EXAMPLE.hash
 
 
@@ -126,6 +180,29 @@ def test_an_unknown_type_suggests_the_nearest():
 def test_sizes_must_be_positive(name):
     with pytest.raises(LayerscopeError, match=f"{name} is 0"):
         RunConfig(**{name: 0})
+
+
+def test_groups_are_written_as_on_the_command_line():
+    assert RunConfig().layer_groups is None
+    assert RunConfig(groups=("thirds",)).layer_groups == "thirds"
+    groups = ("early = a, b.*", "late=c")
+    assert RunConfig(groups=groups).layer_groups == {"early": ("a", "b.*"), "late": ("c",)}
+
+
+BAD_GROUPS = {
+    "no patterns": (("early",), "groups has 'early'.\n.*label=pattern"),
+    "no label": (("=a",), "groups has '=a'"),
+    "empty pattern": (("a=b,",), "groups has 'a=b,'"),
+    "thirds and more": (("thirds", "a=b"), "groups has 'thirds'.\n.*thirds alone"),
+    "twice": (("a=b", "a=c"), "groups has 'a' twice"),
+    "one text": ("thirds", r"groups is 'thirds', one text.\n.*\('thirds',\)"),
+}
+
+
+@pytest.mark.parametrize(("groups", "message"), BAD_GROUPS.values(), ids=BAD_GROUPS)
+def test_groups_that_say_nothing_are_an_error(groups, message):
+    with pytest.raises(LayerscopeError, match=message):
+        RunConfig(groups=groups)
 
 
 def test_nothing_can_be_changed_in_place():

@@ -15,24 +15,34 @@ from tests.zoo.inventory import same
 from torch import Tensor, nn
 
 from layerscope.probes import (
-    DistanceFromInitialisation,
+    PROBES,
     GradientMagnitude,
     GradientPredictiveness,
+    MomentProbe,
     WeightChange,
 )
 from layerscope.recording.recorder import Recorder
 
-MOMENT_PROBES = (
+VARIED = (
     WeightChange(),
     WeightChange(p=2.0, minimum_dimensions=1),
     WeightChange(reduction="elementwise"),
     WeightChange(reduction="median"),
     WeightChange(size_matched=True),
-    DistanceFromInitialisation(),
     GradientMagnitude(),
     GradientMagnitude(mode="train"),
     GradientPredictiveness(batches=2, learning_rate=0.1),
 )
+"""Probes with settings that matter here."""
+MOMENT_PROBES: tuple[MomentProbe, ...] = (
+    *(
+        probe()
+        for probe in PROBES.values()
+        if issubclass(probe, MomentProbe) and probe not in map(type, VARIED)
+    ),
+    *VARIED,
+)
+"""Every probe that works live."""
 
 
 @dataclass(frozen=True)

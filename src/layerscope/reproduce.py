@@ -11,8 +11,9 @@ import xarray as xr
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
 from layerscope.probes import measure
-from layerscope.report.page import write
-from layerscope.report.publish import save_figures, study_page
+from layerscope.report.publish import save_figures
+from layerscope.report.render import write
+from layerscope.report.study_page import study_page
 from layerscope.runs.files import check_writable
 from layerscope.runs.store import Run
 from layerscope.studies import study as studies

@@ -10,7 +10,7 @@ from torch import nn
 
 from layerscope.config import FCN, CustomModel, ResidualFCN
 from layerscope.errors import LayerscopeError
-from layerscope.models import build, unit
+from layerscope.models import build
 from layerscope.models.fcn import fcn, residual_fcn
 from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
@@ -198,7 +198,7 @@ def test_variants_are_evaluated_together(branch, normalisation):
     x = torch.randn(9, 4, dtype=torch.float64)
     model(x)
     data, task = [(x, torch.arange(9) % 3)], Task.classification()
-    layers = LayerMap.from_model(model, x, unit=unit(ResidualFCN()))
+    layers = LayerMap.from_model(model, x, unit=ResidualFCN().unit)
     other = unique_state(residual(seed=1, branch=branch, normalisation=normalisation))
     variants = [{}, *({name: other[name] for name in layer.parameters} for layer in layers)]
     found = evaluate_variants(model, variants, data, task)
@@ -315,6 +315,6 @@ def test_a_factory_that_is_wrong_is_named(factory, arguments, message):
 def test_layers_of_a_residual_network_are_its_blocks(depths):
     config = ResidualFCN(3, 6, depths=depths, branch="after")
     model = build(config, (2,), 1)
-    layers = LayerMap.from_model(model, torch.zeros(2, 2), unit=unit(config))
+    layers = LayerMap.from_model(model, torch.zeros(2, 2), unit=config.unit)
     assert layers.names == ("input", "blocks.0", "blocks.1", "blocks.2", "output")
     assert set(layers.parameter_names) == {name for name, _ in model.named_parameters()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from layerscope.config import ResNet
 from layerscope.errors import LayerscopeError
-from layerscope.models import build, unit
+from layerscope.models import build
 from layerscope.models.resnet import PostactivationBlock, PreactivationBlock, resnet
 from layerscope.networks.layers import LayerMap
 
@@ -42,7 +42,7 @@ def blocks(model):
 def names(**settings):
     config = ResNet(width=0.0625, **settings)
     model = build(config, (3, 16, 16), 5)
-    layers = LayerMap.from_model(model, torch.zeros(2, 3, 16, 16), unit=unit(config))
+    layers = LayerMap.from_model(model, torch.zeros(2, 3, 16, 16), unit=config.unit)
     assert set(layers.parameter_names) == {name for name, _ in model.named_parameters()}
     return layers.names
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from layerscope.config import FCN, VGG, CustomModel
 from layerscope.errors import LayerscopeError
-from layerscope.models import build, unit
+from layerscope.models import build
 from layerscope.models.vgg import vgg
 from layerscope.networks.layers import LayerMap
 
@@ -59,7 +59,7 @@ def test_shapes(depth, batch_norm, stem):
 def test_layers(batch_norm):
     config = VGG(16, batch_norm, 0.0625)
     model = build(config, (3, 32, 32), 5)
-    layers = LayerMap.from_model(model, torch.zeros(2, 3, 32, 32), unit=unit(config))
+    layers = LayerMap.from_model(model, torch.zeros(2, 3, 32, 32), unit=config.unit)
     convolutions = tuple(f"conv{i}" for i in range(1, 14))
     assert layers.names == (*convolutions, "fc1", "fc2", "final_linear")
     assert set(layers.parameter_names) == {name for name, _ in model.named_parameters()}
@@ -69,7 +69,7 @@ def test_layers(batch_norm):
 
 @pytest.mark.parametrize("config", [FCN(), CustomModel()])
 def test_layers_of_other_families_are_modules(config):
-    assert unit(config) == "module"
+    assert config.unit == "module"
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -7,7 +7,7 @@ import torch
 
 from layerscope.config import ViT
 from layerscope.errors import LayerscopeError
-from layerscope.models import build, unit
+from layerscope.models import build
 from layerscope.models.vit import vit
 from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
@@ -144,7 +144,7 @@ def test_dropout_works_in_training_only():
 def test_layers():
     config = ViT(4, 6, 2, (2, 3))
     model = build(config, SHAPE, 5)
-    layers = LayerMap.from_model(model, images(2), unit=unit(config))
+    layers = LayerMap.from_model(model, images(2), unit=config.unit)
     encoders = ("encoders.0", "encoders.1")
     assert layers.names == ("patch_embedding", *encoders, "final_norm", "final_linear")
     assert set(layers.parameter_names) == {name for name, _ in model.named_parameters()}
@@ -186,7 +186,7 @@ def test_weights_come_from_the_global_random_state_and_differ_between_encoders()
 def test_variants_are_evaluated_together():
     model, task = disturbed(), Task.classification()
     data = [(images(), torch.arange(7) % 5)]
-    layers = LayerMap.from_model(model, images(), unit=unit(ViT()))
+    layers = LayerMap.from_model(model, images(), unit=ViT().unit)
     other = unique_state(disturbed(seed=1))
     variants = [{}, *({name: other[name] for name in layer.parameters} for layer in layers)]
     found = evaluate_variants(model, variants, data, task)

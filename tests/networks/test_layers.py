@@ -157,6 +157,10 @@ def test_groups():
         ({"exclude": ["*"]}, "no layer with parameters is left"),
         ({"groups": "halves"}, "unknown grouping 'halves'"),
         ({"groups": {"a": ["zzz"]}}, "group 'a' pattern 'zzz' matches no layer"),
+        (
+            {"groups": {"a": ["layer*"], "b": ["layer2"]}},
+            "layer 'layer2' belongs to groups 'a' and 'b'",
+        ),
     ],
 )
 def test_what_matches_nothing_is_an_error(options, message):

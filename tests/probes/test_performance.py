@@ -32,3 +32,5 @@ def test_the_last_checkpoint_only_and_no_error_without_right_predictions(run):
     assert list(found["step"].values) == [run.steps[-1]]
     assert set(found.data_vars) == {"loss"}
     assert np.isfinite(found["loss"]).all()
+    (table,) = Performance().figures(found)
+    assert table.row_names() == (f"epoch {run.steps[-1] / 2:g}",)

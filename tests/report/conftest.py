@@ -15,7 +15,9 @@ from layerscope.figures.figure import (
     Surface,
     Table,
 )
-from layerscope.report.page import Finding, Page, Section, VerdictRow
+from layerscope.report.finding import Finding
+from layerscope.report.page import Page, Section
+from layerscope.studies.claims import Claim, Verdict
 
 NAMES = ("conv1", "conv2", "fc1", "head")
 
@@ -142,6 +144,11 @@ def landscape() -> Surface:
     return Surface(data, "landscape", "Loss around the minimum", panel="layer", log=True)
 
 
+def decided(name: str, text: str, source: str, verdict: Verdict) -> tuple[Claim, Verdict]:
+    """A claim with its verdict."""
+    return Claim(name, text, source, lambda _: verdict), verdict
+
+
 def page(data: xr.Dataset) -> Page:
     """A whole report of one study."""
     made = figures(data)
@@ -197,37 +204,37 @@ def page(data: xr.Dataset) -> Page:
             Section("Landscape", "", (landscape(),)),
         ),
         verdicts=(
-            VerdictRow(
+            decided(
                 "bottom-up",
                 "Layers converge bottom-up: earlier layers reach their final weights first.",
                 "Raghu et al. 2017, Section 3",
-                "holds",
-                "Spearman correlation of depth and convergence epoch",
-                0.98,
-                (0.91, 1.0),
-                5,
+                Verdict(
+                    "holds",
+                    "Spearman correlation of depth and convergence epoch",
+                    0.98,
+                    (0.91, 1.0),
+                    5,
+                ),
             ),
-            VerdictRow(
+            decided(
                 "robust-late",
                 "Late layers can be re-initialised without loss of accuracy.",
                 "Zhang et al. 2022, Figure 2",
-                "fails",
-                "accuracy lost, last layer",
-                0.08,
-                (0.05, 0.11),
-                5,
-                "The paper uses larger networks.",
-                0.01,
+                Verdict(
+                    "fails",
+                    "accuracy lost, last layer",
+                    0.08,
+                    (0.05, 0.11),
+                    5,
+                    0.01,
+                    "The paper uses larger networks.",
+                ),
             ),
-            VerdictRow(
+            decided(
                 "critical-first",
                 "The first layer is the most critical one.",
                 "Zhang et al. 2022, Section 4",
-                "inconclusive",
-                "difference to the second layer",
-                0.04,
-                (-0.02, 0.10),
-                5,
+                Verdict("inconclusive", "difference to the second layer", 0.04, (-0.02, 0.10), 5),
             ),
         ),
         provenance={

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from layerscope.report.page import write
+from layerscope.report.render import write
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")

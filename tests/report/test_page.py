@@ -13,8 +13,10 @@ import pytest
 import xarray as xr
 
 from layerscope.figures.figure import Heatmap, Lines, Table
-from layerscope.report.page import Finding, Page, Section, VerdictRow, write
-from layerscope.report.render import _wide, measured, table_view, whisker
+from layerscope.report.finding import Finding
+from layerscope.report.page import Page, Section
+from layerscope.report.render import _wide, measured, table_view, whisker, write
+from layerscope.studies.claims import Claim, Verdict
 
 EVIL = '</script><img src=x onerror=alert(1)>&"'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -80,12 +82,14 @@ def test_a_page_is_whole_small_and_asks_for_nothing(name, tmp_path, request):
 def test_every_verdict_is_told_with_a_word_and_counted_in_the_head(four_layers, tmp_path):
     text = " ".join(outline(write(four_layers, tmp_path / "r.html")).text)
     assert text.count("1 holds, 1 fails, 1 inconclusive") == 2
-    for row in four_layers.verdicts:
-        assert row.text in text
-        assert row.source in text
+    for claim, verdict in four_layers.verdicts:
+        assert claim.text in text
+        assert claim.source in text
+        assert verdict.statistic in text
 
 
 def evil_page() -> Page:
+    verdict = Verdict("fails", EVIL, 1.0, None, 1, note=EVIL)
     data = xr.DataArray(
         np.arange(6.0).reshape(2, 3),
         dims=("layer", "step"),
@@ -100,7 +104,7 @@ def evil_page() -> Page:
         table=Table(data.isel(step=0).to_dataset(name="v"), "table", EVIL, EVIL),
         lead=Lines(data, "lead", EVIL, EVIL),
         sections=(Section(EVIL, EVIL, (Lines(data, "b", EVIL, panel="layer", hue=None),)),),
-        verdicts=(VerdictRow("a", EVIL, EVIL, "fails", EVIL, 1.0, note=EVIL),),
+        verdicts=((Claim("a", EVIL, EVIL, lambda _: verdict), verdict),),
         provenance={EVIL: EVIL, "lines": f"{EVIL}\n{EVIL}"},
         notices=(EVIL,),
     )
@@ -150,28 +154,28 @@ def test_bars_in_a_table_are_as_long_as_the_values(four_layers):
     assert widths == sorted(widths)
 
 
-def row(value: float, interval: tuple[float, float] | None) -> VerdictRow:
-    return VerdictRow("a", "text", "source", "holds", "difference", value, interval, 5)
+def verdict(value: float, interval: tuple[float, float] | None) -> Verdict:
+    return Verdict("holds", "difference", value, interval, 5)
 
 
 def test_a_verdict_is_written_to_the_decimals_its_interval_warrants():
-    assert measured(row(0.98123, (0.91, 1.0))) == ("0.981", "[0.910, 1.000]")
-    assert measured(row(-12.34, (-18.2, -6.0))) == (
+    assert measured(verdict(0.98123, (0.91, 1.0))) == ("0.981", "[0.910, 1.000]")
+    assert measured(verdict(-12.34, (-18.2, -6.0))) == (
         "\N{MINUS SIGN}12.3",
         "[\N{MINUS SIGN}18.2, \N{MINUS SIGN}6.0]",
     )
-    assert measured(row(0.028, (0.0139, 0.0424)))[0] == "0.028"
-    assert measured(row(0.98123, None)) == ("0.981", "")
+    assert measured(verdict(0.028, (0.0139, 0.0424)))[0] == "0.028"
+    assert measured(verdict(0.98123, None)) == ("0.981", "")
 
 
 def test_a_whisker_lies_in_its_picture_in_order():
-    at = whisker(row(0.5, (0.2, 0.7)))
+    at = whisker(verdict(0.5, (0.2, 0.7)))
     assert 0 < at["threshold"] < at["low"] < at["value"] < at["high"] < 132
-    assert whisker(row(0.0, None)) == {"value": 6, "threshold": 6, "low": None, "high": None}
+    assert whisker(verdict(0.0, None)) == {"value": 6, "threshold": 6, "low": None, "high": None}
 
 
 def test_a_verdict_without_a_value_has_no_mark():
-    nothing = row(float("nan"), None)
+    nothing = verdict(float("nan"), None)
     assert whisker(nothing) is None
     assert measured(nothing) == ("no value", "")
 

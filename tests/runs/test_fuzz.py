@@ -28,7 +28,7 @@ from layerscope.probes import (
     WeightChange,
     measure,
 )
-from layerscope.report.publish import run_page
+from layerscope.report.run_page import run_page
 from layerscope.runs.store import Run
 from layerscope.training.loop import train
 from layerscope.training.problem import restore

@@ -1,6 +1,7 @@
-"""What a configuration can change of model and data: frozen, removed, augmented, units, classes."""
+"""What a configuration can change: frozen, removed, augmented, layers and groups, classes."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from layerscope.config import CustomModel, Digits, ResNet, RunConfig
 from layerscope.data.dataset import load
 from layerscope.errors import LayerscopeError
+from layerscope.probes import PathAndProgress, WeightChange, measure
 from layerscope.training.loop import train
 from layerscope.training.problem import foreign, problem, restore
 
@@ -44,6 +46,36 @@ def test_the_family_chooses_the_unit_unless_told(tmp_path):
     assert "stage1.resblk2" in family.names
     assert "stage1.resblk2.body.conv1" in modules.names
     assert sum(m.n_parameters for m in modules) == sum(b.n_parameters for b in family)
+
+
+def group_of(dataset):
+    return dict(zip(dataset["layer"].values, dataset["group"].values, strict=True))
+
+
+def test_groups_are_a_coordinate_of_what_is_measured(tmp_path):
+    groups = ("ends=stage0,final_*", "late=stage2.resblk?")
+    config = changed(groups=groups)
+    run = train(config, tmp_path / "run", probes=[WeightChange()], accelerator="cpu")
+    expected = dict.fromkeys(("stage0", "final_norm", "final_linear"), "ends")
+    expected |= {f"stage{s}.resblk{b}": "late" * (s == 2) for s in (1, 2) for b in (1, 2)}
+    assert group_of(measure(PathAndProgress(), run)) == expected
+    del expected["final_norm"]  # has no matrix, whose change is measured
+    assert group_of(run.results("weight_change")) == expected
+    thirds = train(changed(groups=("thirds",)), tmp_path / "thirds", accelerator="cpu").layers
+    assert [layer.group for layer in thirds][:: len(thirds) - 1] == ["early", "late"]
+    with pytest.raises(LayerscopeError, match="group 'a' pattern 'stage9' matches no layer"):
+        train(changed(groups=("a=stage9",)), tmp_path / "bad", accelerator="cpu")
+
+
+def test_runs_of_before_there_were_groups_are_reused(tmp_path):
+    run = train(SMALL, tmp_path / "run", accelerator="cpu")
+    manifest = json.loads((run.path / "run.json").read_text())
+    del manifest["config"]["groups"], manifest["checks"]
+    (run.path / "run.json").write_text(json.dumps(manifest))
+    before = run.manifest["created"]
+    assert train(SMALL, run.path, accelerator="cpu").manifest["created"] == before
+    with pytest.raises(LayerscopeError, match="a run of another configuration"):
+        train(changed(groups=("thirds",)), run.path, accelerator="cpu")
 
 
 def test_augmented_runs_repeat_and_differ_from_plain_ones(tmp_path):

@@ -47,7 +47,7 @@ def print_path(label: str, path: Path) -> None:
 
 def print_table(measurements: Any) -> None:
     """The table of layers of one or more runs."""
-    from layerscope.report.publish import layer_table
+    from layerscope.report.run_page import layer_table
 
     print_cells(layer_table(measurements))
 

@@ -7,7 +7,7 @@ figure that can be drawn from it.
 """
 
 from layerscope.config.base import from_dict, to_dict
-from layerscope.config.data import DataConfig, Digits, Images, Sine
+from layerscope.config.data import DATA, DataConfig, Digits, Images, Sine
 from layerscope.config.models import (
     FCN,
     MODELS,
@@ -34,6 +34,7 @@ from layerscope.config.optimisers import (
 from layerscope.config.run import RunConfig, Start, Unit
 
 __all__ = [
+    "DATA",
     "FCN",
     "MODELS",
     "OPTIMIZERS",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from layerscope import catalogue
 from layerscope.errors import LayerscopeError, unknown
 
 
@@ -33,6 +35,46 @@ class Config:
         """
         text = json.dumps(_canonical(_changed(self)), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Described(Config):
+    """A configuration that a user chooses by name and a function makes something of.
+
+    Both are said where the class is defined, so that one file is all that a new kind takes::
+
+        @dataclass(frozen=True)
+        class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
+
+    `layerscope.catalogue` reads the name from the source; the builder is imported when it is
+    first called.
+
+    Attributes:
+        known_as: What the user writes, e.g. after ``--model``; empty for what is not named.
+        builder: ``package.module:function``; that of the base class where it is not given.
+    """
+
+    known_as: ClassVar[str] = ""
+    builder: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, name: str = "", builder: str = "") -> None:
+        super().__init_subclass__()
+        cls.known_as, cls.builder = name, builder or cls.builder
+
+    def load_builder(self) -> Callable[..., Any]:
+        """The function that makes what this describes.
+
+        Raises:
+            LayerscopeError: The class names none, or one that is not there.
+        """
+        kind, (module, _, function) = type(self).__name__, self.builder.partition(":")
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise LayerscopeError(
+                f"{kind} cannot be built by {self.builder!r}: {error}.",
+                "Install what is missing, or name the function where the class is defined: "
+                f'class {kind}(..., builder="package.module:function").',
+            ) from error
 
 
 def to_dict(config: Any) -> Any:
@@ -75,9 +117,7 @@ def from_dict(values: Any) -> Any:
             than its field.
     """
     if isinstance(values, Mapping) and "type" in values:
-        cls = Config.types.get(str(values["type"]))
-        if cls is None:
-            raise unknown("configuration type", str(values["type"]), Config.types)
+        cls = _type(str(values["type"]))
         hints = _hints(cls)
         made = {name: from_dict(value) for name, value in values.items() if name != "type"}
         for name, value in made.items():
@@ -93,6 +133,17 @@ def from_dict(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {key: from_dict(value) for key, value in values.items()}
     return values
+
+
+def _type(name: str) -> type[Config]:
+    """The kind of configuration of a name; one in a file of models or data is imported."""
+    if name not in Config.types:
+        listed = [*catalogue.models().values(), *catalogue.data().values()]
+        entries = {entry.symbol: entry for entry in listed}
+        if name not in entries:
+            raise unknown("configuration type", name, {*Config.types, *entries})
+        return entries[name].load()
+    return Config.types[name]
 
 
 @lru_cache

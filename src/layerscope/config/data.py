@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from layerscope.config.base import Config
+from layerscope import catalogue
+from layerscope.config.base import Described
 
 
-class DataConfig(Config):
-    """What describes a data set; `layerscope.data.load` reads or makes it."""
+class DataConfig(Described):
+    """What describes a data set; `layerscope.data.load` reads or makes it.
+
+    The builder is called with the configuration and the folder of local data, or None, and returns
+    a `layerscope.data.Dataset`.
+    """
 
 
 @dataclass(frozen=True)
-class Digits(DataConfig):
+class Digits(DataConfig, name="digits", builder="layerscope.data.synthetic:digits"):
     """The 1,797 8x8 handwritten digits embedded in scikit-learn; needs no download.
 
     Attributes:
@@ -28,7 +34,7 @@ class Digits(DataConfig):
 
 
 @dataclass(frozen=True)
-class Sine(DataConfig):
+class Sine(DataConfig, name="sine", builder="layerscope.data.synthetic:sine"):
     """Regression on the sum of ``sin(k x) / k``, k the first ``components`` of 1, 3, 10, 30."""
 
     components: int = 4
@@ -40,7 +46,7 @@ class Sine(DataConfig):
 
 
 @dataclass(frozen=True)
-class Images(DataConfig):
+class Images(DataConfig, builder="layerscope.data.images:images"):
     """An image classification set: a name of the table, any hub name, or a local folder.
 
     Attributes:
@@ -61,3 +67,7 @@ class Images(DataConfig):
     normalise: Literal["channel", "global"] = "channel"
     subset_seed: int = 0
     classes: int | None = None
+
+
+DATA: Mapping[str, type[DataConfig]] = catalogue.Classes(catalogue.data)
+"""Kinds of data by name; image sets are rows of a table. Looking one up may import its file."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from layerscope.config.base import Config
+from layerscope import catalogue
+from layerscope.config.base import Described
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
@@ -14,12 +15,24 @@ Initialisation = Literal["torch", "he", "glorot"]
 Normalisation = Literal["none", "batch", "layer", "group"]
 
 
-class ModelConfig(Config):
-    """What describes a network; `layerscope.models.build` builds it."""
+class ModelConfig(Described):
+    """What describes a network; `layerscope.models.build` builds it.
+
+    The builder is called with the shape of an example, the number of outputs and, by name, the
+    fields of the configuration; it returns the module.
+    """
+
+    @property
+    def unit(self) -> str | tuple[str, ...]:
+        """What makes a layer in a model of this family, for `LayerMap.from_model`.
+
+        ``"module"``, or patterns of module names, each of which matches something.
+        """
+        return "module"
 
 
 @dataclass(frozen=True)
-class FCN(ModelConfig):
+class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
     """A fully connected network.
 
     Attributes:
@@ -34,7 +47,7 @@ class FCN(ModelConfig):
 
 
 @dataclass(frozen=True)
-class ResidualFCN(ModelConfig):
+class ResidualFCN(ModelConfig, name="residual_fcn", builder="layerscope.models.fcn:residual_fcn"):
     """A residual FCN: linear input, residual blocks of linear layers, linear output.
 
     Attributes:
@@ -62,9 +75,14 @@ class ResidualFCN(ModelConfig):
     input_scale: float = 1.0
     branch_scale: float = 1.0
 
+    @property
+    def unit(self) -> tuple[str, ...]:
+        """A residual block; input and output layer."""
+        return ("input", "blocks.*", "output")
+
 
 @dataclass(frozen=True)
-class VGG(ModelConfig):
+class VGG(ModelConfig, name="vgg", builder="layerscope.models.vgg:vgg"):
     """A VGG network: convolutions in five groups, fully connected layers, a linear classifier.
 
     Attributes:
@@ -81,9 +99,14 @@ class VGG(ModelConfig):
     stem: Stem = "cifar"
     initialisation: Initialisation = "he"
 
+    @property
+    def unit(self) -> tuple[str, ...]:
+        """A convolution or fully connected layer with its normalisation."""
+        return ("conv*", "fc*", "final_linear")
+
 
 @dataclass(frozen=True)
-class ResNet(ModelConfig):
+class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resnet"):
     """A residual network of version 1 or 2.
 
     Attributes:
@@ -107,9 +130,23 @@ class ResNet(ModelConfig):
     downsampling: Literal["block", "layer"] = "block"
     initialisation: Initialisation = "he"
 
+    @property
+    def unit(self) -> tuple[str, ...]:
+        """A residual block ("Are all layers created equal?", Figs. 3 and 4)."""
+        changes_shape = len(self.stages) != 1 or self.depth >= 50
+        downsamples = self.downsampling == "layer" and changes_shape
+        normalised = self.version == 2 and self.batch_norm
+        return (
+            "stage0",
+            "stage*.resblk*",
+            *(("downsample*",) if downsamples else ()),
+            *(("final_norm",) if normalised else ()),
+            "final_linear",
+        )
+
 
 @dataclass(frozen=True)
-class ViT(ModelConfig):
+class ViT(ModelConfig, name="vit", builder="layerscope.models.vit:vit"):
     """A vision transformer: patches, encoder blocks, a linear classifier.
 
     Attributes:
@@ -126,9 +163,14 @@ class ViT(ModelConfig):
     expansions: tuple[int, ...] = (4,) * 12
     dropout: float = 0.0
 
+    @property
+    def unit(self) -> tuple[str, ...]:
+        """The patch embedding, every encoder ("Which layer is learning faster?", Figs. 1, 21)."""
+        return ("patch_embedding", "encoders.*", "final_norm", "final_linear")
+
 
 @dataclass(frozen=True)
-class CustomModel(ModelConfig):
+class CustomModel(ModelConfig, name="custom", builder="layerscope.models.factory:from_factory"):
     """A model of one's own, built by ``package.module:function(**arguments)``.
 
     Attributes:
@@ -140,11 +182,5 @@ class CustomModel(ModelConfig):
     arguments: str = "{}"
 
 
-MODELS: Mapping[str, type[ModelConfig]] = {
-    "fcn": FCN,
-    "residual_fcn": ResidualFCN,
-    "vgg": VGG,
-    "resnet": ResNet,
-    "vit": ViT,
-    "custom": CustomModel,
-}
+MODELS: Mapping[str, type[ModelConfig]] = catalogue.Classes(catalogue.models)
+"""Every family of models by name; that of a file in ``models/`` is imported when looked up."""

@@ -55,6 +55,8 @@ class RunConfig(Config):
         removed: Patterns of residual blocks that are left out.
         unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
             a convolution with its normalisation, else a module.
+        groups: Labels of layers, for plots and claims: ``"thirds"`` for early, middle and late, or
+            each as ``label=pattern,pattern``, e.g. ``early=layer1,layer2 late=layer3``.
         precision: Arithmetic of the forward and backward pass.
         checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
         probe_batch: Examples in the fixed batch on which gradients and activations are measured.
@@ -75,6 +77,7 @@ class RunConfig(Config):
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     unit: Unit = "family"
+    groups: tuple[str, ...] = ()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     checkpoints: str = "epochs(1)"
     probe_batch: int = 512
@@ -85,3 +88,35 @@ class RunConfig(Config):
                 raise LayerscopeError(
                     f"{name} is {getattr(self, name)}.", f"{name} must be at least 1."
                 )
+        _ = self.layer_groups  # refuses what cannot be read
+
+    @property
+    def layer_groups(self) -> dict[str, tuple[str, ...]] | str | None:
+        """The groups, for `LayerMap.from_model`: patterns by label, ``"thirds"``, or none.
+
+        Raises:
+            LayerscopeError: A group is not written as ``label=pattern,pattern``, or a label
+                comes twice.
+        """
+        if isinstance(self.groups, str):
+            raise LayerscopeError(
+                f"groups is {self.groups!r}, one text.", f"Give several: ({self.groups!r},)."
+            )
+        if tuple(self.groups) in ((), ("thirds",)):
+            return "thirds" if self.groups else None
+        found: dict[str, tuple[str, ...]] = {}
+        for text in self.groups:
+            label, _, patterns = (part.strip() for part in text.partition("="))
+            names = tuple(pattern.strip() for pattern in patterns.split(","))
+            if not label or not all(names):
+                raise LayerscopeError(
+                    f"groups has {text!r}.",
+                    "Write thirds alone, or label=pattern,pattern for each group, "
+                    "e.g. early=layer1,layer2 late=layer3.",
+                )
+            if label in found:
+                raise LayerscopeError(
+                    f"groups has {label!r} twice.", f"Join them: {label}=pattern,pattern."
+                )
+            found[label] = names
+        return found

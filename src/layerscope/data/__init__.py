@@ -3,6 +3,10 @@
 ``load(config)`` gives a :class:`Dataset` whose training and test parts are tensors that live on one
 device; :class:`Batches` says which examples make up which step. Importing this package costs no
 torch: the table is read eagerly, everything else on first use.
+
+A new image set is a row of the table. Data of another kind are one file here: the configuration, a
+dataclass that derives from `layerscope.config.DataConfig` and has a name, and the function that
+makes the `Dataset`. Lists, ``--data`` and stored configurations find it there.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layerscope.config import DataConfig, Digits, Images, Sine
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.config import DataConfig
+from layerscope.errors import LayerscopeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +149,9 @@ def load(
     """The data set that a configuration describes.
 
     Args:
-        config: ``Digits``, ``Sine`` or ``Images``.
+        config: Which one, e.g. ``Digits()``.
         root: Folder of local copies in hub layout; the environment variable ``LAYERSCOPE_DATA``
-            where None. Only ``Images`` looks there.
+            where None. Only data that are not made up are looked for there.
         device: Where the examples will live.
 
     Returns:
@@ -160,19 +160,6 @@ def load(
     Raises:
         LayerscopeError: A setting is out of range, or the set cannot be found or read.
     """
-    match config:
-        case Digits():
-            from layerscope.data.synthetic import digits
-
-            return digits(config).to(device)
-        case Sine():
-            from layerscope.data.synthetic import sine
-
-            return sine(config).to(device)
-        case Images():
-            from layerscope.data.images import images
-
-            folder = root if root is not None else os.environ.get("LAYERSCOPE_DATA") or None
-            return images(config, None if folder is None else Path(folder)).to(device)
-        case _:
-            raise unknown("data", type(config).__name__, ["Digits", "Sine", "Images"])
+    folder = root if root is not None else os.environ.get("LAYERSCOPE_DATA") or None
+    made = config.load_builder()(config, None if folder is None else Path(folder))
+    return made.to(device)

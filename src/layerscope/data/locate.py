@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerscope.config import DATA
 from layerscope.data.cache import cache_folder, write_text
 from layerscope.data.table import IMAGE_SETS, ImageSet, row_of
 from layerscope.errors import LayerscopeError, unknown
-
-_EMBEDDED = ("digits", "sine")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def locate(name: str, root: Path | None) -> Source:
 def _require_hub_name(name: str) -> None:
     """Refuse what cannot be ``owner/name``: a mistyped table name or a folder that is not there."""
     if "/" not in name and "\\" not in name:
-        raise unknown("data set", name, [*IMAGE_SETS, *_EMBEDDED])
+        raise unknown("data set", name, [*IMAGE_SETS, *DATA])
     owner, _, base = name.partition("/")
     if name.startswith((".", "~")) or not owner or not base or "/" in base or "\\" in name:
         raise LayerscopeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ FREQUENCIES = (1, 3, 10, 30)
 """The k of the terms ``sin(k x) / k``."""
 
 
-def digits(config: Digits) -> Dataset:
+def digits(config: Digits, root: Path | None = None) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey, split with equal class shares.
 
     Pixels count 0..16 in the source; they are stored as uint8 ``round(255 p / 16)``, which moves a
@@ -28,6 +30,7 @@ def digits(config: Digits) -> Dataset:
         Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits" (UCI), as embedded in
         ``sklearn.datasets.load_digits``.
     """
+    del root  # nothing is read from there
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -84,7 +87,7 @@ def sine_target(x: Tensor, components: int) -> Tensor:
     return torch.stack([torch.sin(k * x) / k for k in FREQUENCIES[:components]]).sum(0)
 
 
-def sine(config: Sine) -> Dataset:
+def sine(config: Sine, root: Path | None = None) -> Dataset:
     """Regression on a sum of sines at points drawn from U[low, high].
 
     Training and test points are drawn independently from one generator, in this order, so that
@@ -96,6 +99,7 @@ def sine(config: Sine) -> Dataset:
     Raises:
         LayerscopeError: An empty interval, an empty part, or a wrong number of components.
     """
+    del root  # nothing is read from there
     if not config.low < config.high:
         raise LayerscopeError(
             f"low is {config.low}, high is {config.high}.", "low must be less than high."

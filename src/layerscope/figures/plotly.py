@@ -70,7 +70,8 @@ def _lines(figure: Lines, colours: Mapping[str, str] | None) -> dict[str, Any]:
         if figure.log_x:
             layout[parts.axis("xaxis", i)] |= parts.log_axis(s.x for s in series)
         if figure.log_y:
-            layout[parts.axis("yaxis", i)] |= parts.log_axis(s.y for s in series)
+            shown = [v for s in series for v in (s.y, s.low, s.high) if v is not None]
+            layout[parts.axis("yaxis", i)] |= parts.log_axis(shown)
     parts.add_references(layout, figure.references, len(panels))
     layout["showlegend"] = figure.hue not in (None, LAYER)
     if direct:

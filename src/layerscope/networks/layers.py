@@ -90,13 +90,14 @@ class LayerMap:
                 with all that its parametrisations own.
             include: Keep only layers whose name matches one of these glob patterns.
             exclude: Drop layers whose name matches one of these.
-            groups: Patterns by label, or ``"thirds"`` for early, middle and late.
+            groups: Patterns by label, each layer in one at most, or ``"thirds"`` for early, middle
+                and late.
             forward: How to run the model on the example, e.g. ``task.forward``.
 
         Raises:
-            LayerscopeError: The example does not run, a pattern or unit matches nothing, or the
-                model has no parameters, lazy ones that no batch has initialised, or TorchScript
-                modules.
+            LayerscopeError: The example does not run, a pattern or unit matches nothing, groups
+                overlap, or the model has no parameters, lazy ones that no batch has initialised,
+                or TorchScript modules.
         """
         found, aliases = discover(model, example_input, unit, forward)
         layers = _filtered(found, include, exclude)
@@ -237,9 +238,13 @@ def _grouped(layers: list[Layer], groups: Mapping[str, Sequence[str]] | str | No
             raise LayerscopeError(f"unknown grouping {groups!r}.", 'Use "thirds" or a mapping.')
         n = len(layers)
         return [replace(layer, group=THIRDS[3 * i // n]) for i, layer in enumerate(layers)]
-    labels = {
-        name: label
-        for label, patterns in groups.items()
-        for name in _matches(layers, patterns, f"group {label!r}")
-    }
+    labels: dict[str, str] = {}
+    for label, patterns in groups.items():
+        for name in sorted(_matches(layers, patterns, f"group {label!r}")):
+            if name in labels:
+                raise LayerscopeError(
+                    f"layer {name!r} belongs to groups {labels[name]!r} and {label!r}.",
+                    "Every layer belongs to one group at most: make the patterns disjoint.",
+                )
+            labels[name] = label
     return [replace(layer, group=labels.get(layer.name, "")) for layer in layers]

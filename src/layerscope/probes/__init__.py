@@ -1,37 +1,32 @@
-"""Probes: one file per measurement, and `measure` that drives them all."""
+"""Probes: one file per measurement, and `measure` that drives them all.
+
+A file with a new probe is all that it takes: it is in `PROBES`, and `layerscope.probes` has its
+class, without being named here. The classes named below are for editors and type checkers.
+"""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from layerscope.probes.adversarial import AdversarialAccuracy
+from layerscope import catalogue
 from layerscope.probes.base import Moment, MomentProbe, Probe, Trajectory, TrajectoryProbe
-from layerscope.probes.bound import GeneralisationBound
-from layerscope.probes.contributions import BlockContributions
-from layerscope.probes.convergence import Convergence, PathAndProgress
-from layerscope.probes.distance import DistanceFromInitialisation
 from layerscope.probes.driver import measure
-from layerscope.probes.frequency import ResponseFrequency
-from layerscope.probes.gradient import GradientMagnitude
-from layerscope.probes.landscape import LossLandscape
-from layerscope.probes.performance import Performance
-from layerscope.probes.predictiveness import GradientPredictiveness
-from layerscope.probes.reinitialisation import Reinitialisation
-from layerscope.probes.weight_change import WeightChange
 
-PROBES: Mapping[str, type[Probe]] = {
-    "weight_change": WeightChange,
-    "distance_from_initialisation": DistanceFromInitialisation,
-    "convergence": Convergence,
-    "path_and_progress": PathAndProgress,
-    "gradient_magnitude": GradientMagnitude,
-    "gradient_predictiveness": GradientPredictiveness,
-    "loss_landscape": LossLandscape,
-    "response_frequency": ResponseFrequency,
-    "block_contributions": BlockContributions,
-    "reinitialisation": Reinitialisation,
-    "adversarial_accuracy": AdversarialAccuracy,
-    "generalisation_bound": GeneralisationBound,
-    "performance": Performance,
-}
+if TYPE_CHECKING:
+    from layerscope.probes.adversarial import AdversarialAccuracy
+    from layerscope.probes.bound import GeneralisationBound
+    from layerscope.probes.contributions import BlockContributions
+    from layerscope.probes.convergence import Convergence, PathAndProgress
+    from layerscope.probes.distance import DistanceFromInitialisation
+    from layerscope.probes.frequency import ResponseFrequency
+    from layerscope.probes.gradient import GradientMagnitude
+    from layerscope.probes.landscape import LossLandscape
+    from layerscope.probes.performance import Performance
+    from layerscope.probes.predictiveness import GradientPredictiveness
+    from layerscope.probes.reinitialisation import Reinitialisation
+    from layerscope.probes.weight_change import WeightChange
+
+PROBES: Mapping[str, type[Probe]] = catalogue.Classes(catalogue.probes)
+"""Every probe by name, in the order of reports; a file is imported when its probe is looked up."""
 
 __all__ = [
     "PROBES",
@@ -55,3 +50,15 @@ __all__ = [
     "WeightChange",
     "measure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for entry in catalogue.probes().values():
+        if entry.symbol == name:
+            return entry.load()
+    raise AttributeError(f"module 'layerscope.probes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    symbols = (entry.symbol for entry in catalogue.probes().values())
+    return sorted({*__all__, *symbols})

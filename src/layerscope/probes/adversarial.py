@@ -77,6 +77,8 @@ class AdversarialAccuracy(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
     source: ClassVar[str] = "Are all layers created equal?, Section 6 and Table 2"
     summary: ClassVar[str] = "accuracy under attack when residual blocks are reset at random"
+    heading: ClassVar[str] = "Random resets against an adversary"
+    place: ClassVar[int] = 70
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; those that are not residual blocks with an identity skip are never reset."""
@@ -177,12 +179,12 @@ class AdversarialAccuracy(TrajectoryProbe):
                 spread=spread,
             ),
             Table(
-                values.to_dataset("attack"),
+                values.to_dataset("attack").rename(stages_reset="stages reset"),
                 key=f"{self.slug}-table",
                 title=title,
                 caption=caption,
                 columns=tuple(Column(k, v, unit="%", format=".2f") for k, v in NAMES.items()),
-                rows="stages_reset",
+                rows="stages reset",
                 spread=spread,
             ),
         ]

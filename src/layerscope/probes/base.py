@@ -2,7 +2,7 @@
 
 Two kinds and no others. A `MomentProbe` looks at one moment of training and works live and from
 checkpoints alike; a `TrajectoryProbe` needs the finished run. A new probe is one file with one
-dataclass and its test.
+dataclass and its test: `layerscope.catalogue` finds it for lists, commands and reports.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from layerscope.catalogue import LAST, snake
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.networks.layers import LayerMap
@@ -75,7 +76,13 @@ class Probe(ABC):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = ""
+    """Where the quantity is defined."""
     summary: ClassVar[str] = ""
+    """What it measures, in a line for lists; a literal, which `layerscope.catalogue` reads."""
+    heading: ClassVar[str] = ""
+    """What stands above its figures in a report; the summary where empty."""
+    place: ClassVar[int] = LAST
+    """Its place in reports and lists, ascending; a literal too."""
     revision: ClassVar[int] = 1
     """Raised when the probe's numbers or variables change: results kept before are not reused."""
 
@@ -170,11 +177,6 @@ class Trajectory:
     training_data: Any = None
     factory: Callable[[], nn.Module] | None = None
     missing: dict[str, str] = field(default_factory=dict)
-
-
-def snake(name: str) -> str:
-    """``WeightChange`` as ``weight_change``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _default(setting: dataclasses.Field[Any]) -> Any:

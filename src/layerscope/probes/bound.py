@@ -66,6 +66,8 @@ class GeneralisationBound(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "training_data"})
     source: ClassVar[str] = "Are all layers created equal?, Section 4"
     summary: ClassVar[str] = "generalisation bound with and without layers that can be reset"
+    heading: ClassVar[str] = "What resetting says about generalisation"
+    place: ClassVar[int] = 60
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""

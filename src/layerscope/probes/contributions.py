@@ -55,6 +55,8 @@ class BlockContributions(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch"})
     source: ClassVar[str] = "Which layer is learning faster?, Section 5"
     summary: ClassVar[str] = "what each residual block adds to the output"
+    heading: ClassVar[str] = "What each residual block adds"
+    place: ClassVar[int] = 120
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; the blocks are found by name."""

@@ -93,6 +93,8 @@ class Convergence(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = "Which layer is learning faster?, Definition 2.1"
     summary: ClassVar[str] = "approach to the final weights: curves, rates and half times"
+    heading: ClassVar[str] = "When each layer arrives"
+    place: ClassVar[int] = 30
     revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -199,6 +201,8 @@ class PathAndProgress(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset()
     source: ClassVar[str] = "path and progress, after Which layer is learning faster?, Def. 2.1"
     summary: ClassVar[str] = "path walked, net progress and their ratio, directness"
+    heading: ClassVar[str] = "Path walked and progress made"
+    place: ClassVar[int] = 40
     revision: ClassVar[int] = 2
 
     def select(self, layers: LayerMap) -> LayerMap:

@@ -43,6 +43,8 @@ class DistanceFromInitialisation(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"initial"})
     source: ClassVar[str] = "Are all layers created equal?, Fig. 1"
     summary: ClassVar[str] = "distance of weights from initialisation, RMS, largest and relative"
+    heading: ClassVar[str] = "How far each layer has come"
+    place: ClassVar[int] = 20
 
     @property
     def variables(self) -> Mapping[str, Variable]:

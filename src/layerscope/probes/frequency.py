@@ -48,6 +48,8 @@ class ResponseFrequency(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch"})
     source: ClassVar[str] = "Which layer is learning faster?, Section 5"
     summary: ClassVar[str] = "response of each layer to a small change of a random input"
+    heading: ClassVar[str] = "How each layer responds to small changes"
+    place: ClassVar[int] = 110
 
     @property
     def variables(self) -> Mapping[str, Variable]:

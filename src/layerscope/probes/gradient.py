@@ -72,6 +72,8 @@ class GradientMagnitude(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Which layer is learning faster?, Fig. 1"
     summary: ClassVar[str] = "mean absolute gradient on the fixed batch"
+    heading: ClassVar[str] = "What reaches each layer"
+    place: ClassVar[int] = 80
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -92,6 +92,8 @@ class LossLandscape(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch"})
     source: ClassVar[str] = "Which layer is learning faster?, Section 4"
     summary: ClassVar[str] = "loss around the weights of each layer, and its sharpness"
+    heading: ClassVar[str] = "How the loss rises around each layer"
+    place: ClassVar[int] = 100
     revision: ClassVar[int] = 2  # with relative_curvature
 
     def select(self, layers: LayerMap) -> LayerMap:
@@ -227,7 +229,7 @@ class LossLandscape(TrajectoryProbe):
         }
         for name, caption in captions.items():
             if name in dataset:
-                title = SHARPNESS[name][0].capitalize()
+                title = SHARPNESS[name][0][:1].upper() + SHARPNESS[name][0][1:]
                 key = f"{self.slug}-{name}"
                 found.append(Bars(dataset[name], key=key, title=title, caption=caption))
         return found

@@ -8,10 +8,13 @@ from typing import ClassVar, Literal
 import xarray as xr
 
 from layerscope.figures.figure import Figure, Lines
+from layerscope.figures.table import Column, Table
 from layerscope.networks.isolation import device_of
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.variants import evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, over_time, step_coordinates
+
+FORMATS = {"loss": ".4g", "error": ".2f"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Performance(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
     source: ClassVar[str] = "mean over the test data"
     summary: ClassVar[str] = "test loss and error of the whole model"
+    heading: ClassVar[str] = "The whole model"
+    place: ClassVar[int] = 130
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""
@@ -60,20 +65,35 @@ class Performance(TrajectoryProbe):
         return {"long_name": name, "units": units, "source": self.source}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """Loss and error over time."""
+        """Loss and error over time, or a row for a single checkpoint."""
+        names = [name for name in ("loss", "error") if name in dataset]
+        caption = "Mean over the test examples."
+        if dataset.sizes["step"] == 1:
+            return [self._table(dataset[names], caption)]
         found: list[Figure] = []
-        for name in ("loss", "error"):
-            if name in dataset:
-                values, x = over_time(dataset[name])
-                found.append(
-                    Lines(
-                        values,
-                        key=f"{self.slug}-{name}",
-                        title=f"Test {name}",
-                        caption="Mean over the test examples.",
-                        x=x,
-                        hue=None,
-                        markers=True,
-                    )
+        for name in names:
+            values, x = over_time(dataset[name])
+            found.append(
+                Lines(
+                    values,
+                    key=f"{self.slug}-{name}",
+                    title=f"Test {name} at checkpoints",
+                    caption=caption,
+                    x=x,
+                    hue=None,
+                    markers=True,
                 )
+            )
         return found
+
+    def _table(self, values: xr.Dataset, caption: str) -> Table:
+        time = "epoch" if "epoch" in values.coords else "step"
+        names = [f"{time} {value:g}" for value in values[time].values]
+        return Table(
+            values.drop_vars("epoch", errors="ignore").rename(step="at").assign_coords(at=names),
+            key=f"{self.slug}-table",
+            title="Performance on the test data",
+            caption=caption,
+            columns=tuple(Column(n, format=FORMATS[n], bar=False) for n in map(str, values)),
+            rows="at",
+        )

@@ -54,6 +54,8 @@ class GradientPredictiveness(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Which layer is learning faster?, Definition 4.1"
     summary: ClassVar[str] = "stability of gradient directions, over data and updates"
+    heading: ClassVar[str] = "Whether gradients keep their direction"
+    place: ClassVar[int] = 90
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -118,6 +118,8 @@ class Reinitialisation(TrajectoryProbe):
     revision: ClassVar[int] = 2  # with frozen layers
     source: ClassVar[str] = "Are all layers created equal?, Section 2"
     summary: ClassVar[str] = "test error after resetting layers, one at a time or jointly"
+    heading: ClassVar[str] = "Which layers can be reset"
+    place: ClassVar[int] = 50
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""

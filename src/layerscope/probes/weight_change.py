@@ -62,6 +62,8 @@ class WeightChange(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"previous"})
     source: ClassVar[str] = "Relative weight change, Eq. 1"
     summary: ClassVar[str] = "relative change of weights between measured moments"
+    heading: ClassVar[str] = "How much each layer changes"
+    place: ClassVar[int] = 10
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -13,7 +13,7 @@ import xarray as xr
 from layerscope.functional.estimates import mean_interval
 from layerscope.functional.robustness import FROZEN
 from layerscope.networks.discovery import preview
-from layerscope.report.page import Finding
+from layerscope.report.finding import Finding
 
 Measured = Mapping[str, xr.Dataset]
 BARELY_MOVED = 0.01
@@ -47,7 +47,7 @@ def layer_summary(measured: Measured, planned: int | None = None) -> xr.Dataset:
     move. Without a measured distance from initialisation the two distances are left out.
 
     Args:
-        measured: Datasets by probe name, as `layerscope.report.publish.measured` returns them.
+        measured: Datasets by probe name, as `layerscope.report.measurements.measured` returns them.
         planned: Steps that the training was to take, where known.
     """
     half, path = measured["convergence"]["half_time"], measured["path_and_progress"]

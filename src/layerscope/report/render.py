@@ -1,4 +1,7 @@
-"""Fill the template: what the page says, the figures as JSON, the drawing library, compressed."""
+"""Fill the template: what the page says, the figures as JSON, the drawing library, compressed.
+
+The file holds everything it needs and opens offline from disk.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import math
 from base64 import b64encode
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,13 +20,30 @@ from plotly.offline import get_plotlyjs
 
 from layerscope.figures import palette, plotly
 from layerscope.figures.figure import Figure, Heatmap, Table
-
-if TYPE_CHECKING:
-    from layerscope.report.page import Page, VerdictRow
+from layerscope.report.page import Page
+from layerscope.runs.files import replacing
+from layerscope.studies.claims import Verdict
 
 WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
 TABLE_COLUMNS, HEATMAP_COLUMNS = 4, 12
 """Most columns that fit half of the page; of a table, one with an interval counts for 1.5."""
+
+
+def write(page: Page, path: str | Path) -> Path:
+    """Write the page as one self-contained HTML file; a reader never sees half a file.
+
+    Args:
+        page: What it says.
+        path: Where to; its folder is made if missing.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    text = html(page)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
 def html(page: Page) -> str:
@@ -58,7 +79,7 @@ def html(page: Page) -> str:
         js=_asset("page.js"),
         library=_library(),
         outcomes={
-            name: sum(row.outcome == name for row in page.verdicts)
+            name: sum(verdict.outcome == name for _, verdict in page.verdicts)
             for name in ("holds", "fails", "inconclusive")
         },
     )
@@ -99,9 +120,9 @@ def _width(value: object, reach: float, wanted: bool) -> float:
     return round(100 * _length(value) / reach, 1) if wanted and reach else 0.0
 
 
-def whisker(row: VerdictRow) -> dict[str, float | None] | None:
+def whisker(verdict: Verdict) -> dict[str, float | None] | None:
     """Horizontal positions, in pixels, of value, interval and threshold; None without a value."""
-    points = [row.value, row.threshold, *(row.interval or ())]
+    points = [verdict.value, verdict.threshold, *(verdict.interval or ())]
     if not all(map(math.isfinite, points)):
         return None
     low, high = min(points), max(points)
@@ -111,24 +132,24 @@ def whisker(row: VerdictRow) -> dict[str, float | None] | None:
     def at(value: float) -> float:
         return round(WHISKER_MARGIN + room * (value - low) / span, 1)
 
-    start, end = row.interval or (None, None)
+    start, end = verdict.interval or (None, None)
     return {
-        "value": at(row.value),
-        "threshold": at(row.threshold),
+        "value": at(verdict.value),
+        "threshold": at(verdict.threshold),
         "low": None if start is None else at(start),
         "high": None if end is None else at(end),
     }
 
 
-def measured(row: VerdictRow) -> tuple[str, str]:
+def measured(verdict: Verdict) -> tuple[str, str]:
     """A verdict's value and interval as text, to two digits of half of the interval."""
-    if not math.isfinite(row.value):
+    if not math.isfinite(verdict.value):
         return "no value", ""
-    if row.interval is None or not all(map(math.isfinite, row.interval)):
-        return _minus(f"{row.value:.3g}"), ""
-    low, high = row.interval
+    if verdict.interval is None or not all(map(math.isfinite, verdict.interval)):
+        return _minus(f"{verdict.value:.3g}"), ""
+    low, high = verdict.interval
     decimals = max(0, 1 - math.floor(math.log10((high - low) / 2))) if high > low else 3
-    value, start, end = (_minus(f"{v:.{decimals}f}") for v in (row.value, low, high))
+    value, start, end = (_minus(f"{v:.{decimals}f}") for v in (verdict.value, low, high))
     return value, f"[{start}, {end}]"
 
 

@@ -16,7 +16,6 @@ Called with a scale, it gives the study.
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -156,11 +155,6 @@ class Recipe:
             changes=tuple(f"{path}={value}" for path, value in runs.changes.items()),
             may_diverge=frozenset(runs) if plan.may_diverge else frozenset(),
         )
-
-    @property
-    def headline(self) -> str:
-        """The first sentence of its docstring."""
-        return inspect.cleandoc(self.__doc__ or "").partition("\n")[0]
 
 
 @dataclass(frozen=True)

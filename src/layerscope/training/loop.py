@@ -24,7 +24,6 @@ from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.models import unit as family_unit
 from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
@@ -45,9 +44,15 @@ _log = logging.getLogger(__name__)
 
 
 def _layers(config: RunConfig, made: Problem) -> LayerMap:
-    """The layers at the granularity that the configuration asks for."""
-    chosen = family_unit(config.model) if config.unit == "family" else config.unit
-    return LayerMap.from_model(made.model, made.batch, unit=chosen, forward=made.task.forward)
+    """The layers at the granularity and in the groups that the configuration asks for."""
+    chosen = config.model.unit if config.unit == "family" else config.unit
+    return LayerMap.from_model(
+        made.model,
+        made.batch,
+        unit=chosen,
+        groups=config.layer_groups,
+        forward=made.task.forward,
+    )
 
 
 def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:

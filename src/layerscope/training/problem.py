@@ -17,7 +17,8 @@ from layerscope.config import CustomModel, DataConfig, RunConfig
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import InOrder
 from layerscope.errors import LayerscopeError
-from layerscope.models import build, custom
+from layerscope.models import build
+from layerscope.models.factory import custom
 from layerscope.networks.isolation import isolated, mixed_seed
 from layerscope.networks.surgery import freeze, without
 from layerscope.networks.task import Task

@@ -1,0 +1,53 @@
+"""``layerscope run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+from layerscope.cli.choices import given_paths, parse, take, take_name
+from layerscope.cli.options import RunRecipe
+from layerscope.cli.output import bar, command_line, print_path, print_verdicts
+from layerscope.config import RunConfig
+from layerscope.config.paths import get_path
+from layerscope.errors import LayerscopeError
+
+
+def run(words: list[str]) -> None:
+    """Reproduce a figure or table: runs, measurements, verdicts, report."""
+    from layerscope.recipes import find, recipes
+    from layerscope.reproduce import reproduce
+
+    rest, default = list(words), RunConfig()
+    wants_help = "-h" in words or "--help" in words
+    if not wants_help and (name := take_name(rest, recipes().__contains__, RunRecipe)):
+        _, default = next(iter(find(name).plan(_scale(words)).variants.values()))
+        rest = [name, *rest]
+    start = RunRecipe(recipe=tyro.MISSING, config=default)
+    options = parse(RunRecipe, rest, "run", default=start)
+    changes = {path: get_path(options.config, path) for path in given_paths(words, default)}
+    if "seed" in changes:
+        raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")
+    study = find(options.recipe)(options.scale, changes, options.seeds)
+    with bar(f"{len(study.runs())} runs") as advance:
+        result = reproduce(
+            study,
+            options.out,
+            processes=options.processes,
+            threads=options.threads,
+            data_root=options.machine.data_root,
+            accelerator=options.machine.accelerator,
+            command=command_line("run", words),
+            advance=advance,
+        )
+    print_verdicts(result.verdicts)
+    for path in result.files:
+        print_path(path.name if path.is_file() else "figures", path)
+
+
+def _scale(words: Sequence[str]) -> Literal["paper", "small", "smoke"]:
+    """The scale that words name, whose settings the help shows; tyro refuses what is none."""
+    given = take(list(words), "--scale")
+    return given if given in ("paper", "small", "smoke") else "small"

@@ -1,0 +1,128 @@
+"""What was measured of runs, by probe name, and the figures of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from layerscope.catalogue import snake
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure
+from layerscope.probes import (
+    PROBES,
+    Convergence,
+    DistanceFromInitialisation,
+    PathAndProgress,
+    Probe,
+    WeightChange,
+    measure,
+)
+from layerscope.runs.store import Run
+from layerscope.schedule import parse
+
+LIVE = ("weight_change", "distance_from_initialisation")
+
+
+def weight_probes(run: Run) -> tuple[Probe, ...]:
+    """The probes that need nothing but checkpoints."""
+    time = "epoch" if run.steps_per_epoch else "step"
+    return (
+        WeightChange(),
+        DistanceFromInitialisation(),
+        Convergence(time=time),
+        PathAndProgress(),
+    )
+
+
+def measured(run: Run) -> dict[str, xr.Dataset]:
+    """What is known of a run by probe name, in the order of `PROBES`.
+
+    The probes that need nothing but checkpoints are measured where they are missing.
+
+    Live measurements are preferred to those from checkpoints unless they stop before the last
+    checkpoint, and default settings to others; of several others the one that differs in the
+    fewest settings is shown. The distance from initialisation is left out where it was not
+    measured live and there is no checkpoint 0.
+    """
+    found: dict[str, xr.Dataset] = {}
+    for probe in weight_probes(run):
+        name = snake(type(probe).__name__)
+        live = run.results(probe.key) if probe.key in run.result_keys and name in LIVE else None
+        startless = isinstance(probe, DistanceFromInitialisation) and 0 not in run.steps
+        if live is not None and (startless or _reaches_end(run, probe, live)):
+            found[name] = live
+        elif not startless:
+            found[name] = measure(probe, run)
+    for name in (n for n in PROBES if n not in found):
+        own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
+        if own:  # the default settings where they were measured
+            found[name] = run.results(min(own, key=lambda key: (len(key), key)))
+    return {name: found[name] for name in PROBES if name in found}
+
+
+def _reaches_end(run: Run, probe: Probe, live: xr.Dataset) -> bool:
+    """Whether what was measured live goes as far as the last checkpoint.
+
+    A probe that compares two moments ends with the last full interval of its schedule.
+    """
+    after = range(int(live["step"][-1]) + 1, run.steps[-1] + 1 if run.steps else 0)
+    if "previous" not in probe.needs:
+        return not after
+    schedule = parse(live.attrs["schedule"])
+    return not any(schedule(step) for step in after)
+
+
+def stacked(runs: Sequence[Run]) -> dict[str, xr.Dataset]:
+    """Measurements of several runs of one architecture, over a dimension ``seed``.
+
+    Raises:
+        LayerscopeError: The runs have different layers.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.layers.names != first.layers.names:
+            raise LayerscopeError(
+                f"{run.path} and {first.path} have different layers.",
+                "Report them apart: one page shows runs of one architecture.",
+            )
+    parts = [measured(run) for run in runs]
+    if len(runs) == 1:
+        return parts[0]
+    index = xr.DataArray(seed_labels(runs), dims="seed", name="seed")
+    shared = [name for name in PROBES if all(name in part for part in parts)]
+    return {
+        name: xr.concat(
+            [part[name] for part in parts],
+            index,
+            join="outer",
+            coords="minimal",
+            compat="override",
+            combine_attrs="drop_conflicts",
+        )
+        for name in shared
+    }
+
+
+def seed_labels(runs: Sequence[Run]) -> list[Any]:
+    """The seeds of runs; their numbers in the list where seeds are unknown or equal."""
+    seeds = [run.manifest["seed"] for run in runs]
+    return seeds if None not in seeds and len(set(seeds)) == len(seeds) else list(range(len(runs)))
+
+
+def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figure]]:
+    """The figures of every measurement, by probe name, each drawn by the probe itself."""
+    found: dict[str, list[Figure]] = {}
+    for name, dataset in measurements.items():
+        settings = json.loads(dataset.attrs.get("settings", "{}"))
+        found[name] = PROBES[name](**_tuples(settings)).figures(dataset)
+    return found
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    def made(value: Any) -> Any:
+        return tuple(made(v) for v in value) if isinstance(value, list) else value
+
+    return {name: made(value) for name, value in settings.items()}
