@@ -37,7 +37,6 @@ def record(loop: Loop, path: Path, checkpoints: int) -> Run:
     with Recorder(loop.model, path, measure=every(1), checkpoints=every(1)) as recorder:
         for _ in range(checkpoints - 1):
             recorder.step(loss=loop.step())
-    assert recorder.run is not None
     return recorder.run
 
 

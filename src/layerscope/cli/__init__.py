@@ -112,7 +112,7 @@ def _quickstart(words: list[str]) -> None:
         GeneralisationBound,
         GradientMagnitude,
         Reinitialisation,
-        measure,
+        measure_all,
     )
     from layerscope.report.publish import stacked, write_report
     from layerscope.training.loop import train
@@ -133,8 +133,8 @@ def _quickstart(words: list[str]) -> None:
                 advance=lambda done, total, b=before: advance(b + options.epochs * done // total),
             )
             made = restore(run)
-            for probe in (GradientMagnitude(), Reinitialisation(), GeneralisationBound()):
-                measure(probe, run, **made.given)
+            probes = (GradientMagnitude(), Reinitialisation(), GeneralisationBound())
+            measure_all(probes, run, **made.given)
             runs.append(run)
             advance(before + options.epochs)
     print_table(stacked(runs))

@@ -3,14 +3,22 @@
 from collections.abc import Mapping
 
 from layerscope.probes.adversarial import AdversarialAccuracy
-from layerscope.probes.base import Moment, MomentProbe, Probe, Trajectory, TrajectoryProbe
+from layerscope.probes.base import (
+    FoldingProbe,
+    Moment,
+    MomentProbe,
+    Probe,
+    Trajectory,
+    TrajectoryProbe,
+)
 from layerscope.probes.bound import GeneralisationBound
 from layerscope.probes.contributions import BlockContributions
 from layerscope.probes.convergence import Convergence, PathAndProgress
 from layerscope.probes.distance import DistanceFromInitialisation
-from layerscope.probes.driver import measure
+from layerscope.probes.driver import measure, measure_all
 from layerscope.probes.frequency import ResponseFrequency
 from layerscope.probes.gradient import GradientMagnitude
+from layerscope.probes.kept import stored
 from layerscope.probes.landscape import LossLandscape
 from layerscope.probes.performance import Performance
 from layerscope.probes.predictiveness import GradientPredictiveness
@@ -39,6 +47,7 @@ __all__ = [
     "BlockContributions",
     "Convergence",
     "DistanceFromInitialisation",
+    "FoldingProbe",
     "GeneralisationBound",
     "GradientMagnitude",
     "GradientPredictiveness",
@@ -54,4 +63,6 @@ __all__ = [
     "TrajectoryProbe",
     "WeightChange",
     "measure",
+    "measure_all",
+    "stored",
 ]

@@ -20,7 +20,7 @@ from layerscope.probes import (
     Probe,
     Reinitialisation,
     WeightChange,
-    measure,
+    measure_all,
 )
 from layerscope.report.diagnosis import findings, layer_summary, reset_summary, resets
 from layerscope.report.page import Finding, Page, Section, VerdictRow, write
@@ -73,6 +73,7 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
     measured live and there is no checkpoint 0.
     """
     found: dict[str, xr.Dataset] = {}
+    due: dict[str, Probe] = {}
     for probe in weight_probes(run):
         name = next(n for n, cls in PROBES.items() if cls is type(probe))
         live = run.results(probe.key) if probe.key in run.result_keys and name in LIVE else None
@@ -80,7 +81,9 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
         if live is not None and (startless or _reaches_end(run, probe, live)):
             found[name] = live
         elif not startless:
-            found[name] = measure(probe, run)
+            due[name] = probe
+    fresh = measure_all(due.values(), run)
+    found |= {name: fresh[probe.key] for name, probe in due.items()}
     for name in PROBES.keys() - found.keys():
         own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
         if own:  # the default settings where they were measured
