@@ -51,9 +51,16 @@ class GradientPredictiveness(MomentProbe):
     batches: int = 4
     learning_rate: float | None = None
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model", "learning_rate"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Which layer is learning faster?, Definition 4.1"
     summary: ClassVar[str] = "stability of gradient directions, over data and updates"
+
+    @property
+    def needed(self) -> frozenset[Need]:
+        """Model, task and batch; the run's learning rate too where no step size is set."""
+        if self.learning_rate is not None:
+            return self.needs
+        return frozenset({"learning_rate", *self.needs})
 
     @property
     def variables(self) -> Mapping[str, Variable]:
