@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -20,6 +21,7 @@ from layerscope.probes import (
     DistanceFromInitialisation,
     GradientMagnitude,
     GradientPredictiveness,
+    MomentProbe,
     PathAndProgress,
     Performance,
     ResponseFrequency,
@@ -31,6 +33,7 @@ from layerscope.probes import (
 from layerscope.runs.checkpoints import Tensors
 from layerscope.runs.store import Run
 from layerscope.schedule import at, every
+from reference import moments
 
 EVERY = [
     WeightChange(),
@@ -210,6 +213,23 @@ def test_several_probes_give_the_bits_that_each_gives_alone(case, steps, tmp_pat
         with pytest.raises(LayerscopeError) as said:
             measure_all(ALL, run, recompute=True, **given)
         assert all(message in said.value.message for message in errors.values())
+
+
+@pytest.mark.parametrize("steps", [[0, 2, 4, 6], [0, 4, 6], [2, 6]], ids=str)
+def test_moments_are_those_put_together_from_the_files(run, steps):
+    """One reading for all probes, against one for every probe, step and set of weights."""
+    given = GIVEN | {"batch": run.batch}
+    probes = [probe for probe in ALL if isinstance(probe, MomentProbe)]
+    found = measure_all(probes, run, steps=steps, **GIVEN)
+    for probe in probes:
+        expected = moments.rows(probe, run, steps, **given)
+        assert found[probe.key]["step"].values.tolist() == list(expected)
+        for name in probe.variables:
+            values = torch.stack([row[name] for row in expected.values()])
+            np.testing.assert_array_equal(found[probe.key][name], values)
+    path = PathAndProgress()
+    legs = torch.stack([row["leg"] for row in moments.rows(path, run, steps).values()])
+    np.testing.assert_array_equal(measure(path, run, steps=steps)["path"], legs.cumsum(0))
 
 
 def test_every_checkpoint_is_opened_once(run, opened):
