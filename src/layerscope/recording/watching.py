@@ -20,7 +20,7 @@ from layerscope.recording.weights import not_finite
 from layerscope.schedule import Schedule
 
 _log = logging.getLogger(__name__)
-Live = Observer[MomentProbe]
+LiveObserver = Observer[MomentProbe]
 
 
 def watch(
@@ -113,7 +113,9 @@ def leave_out(
         one.failure = None if found is None else Failure(found["step"], found["error"])
 
 
-def datasets(observer: Live, steps_per_epoch: int | None) -> Iterator[tuple[str, xr.Dataset]]:
+def datasets(
+    observer: LiveObserver, steps_per_epoch: int | None
+) -> Iterator[tuple[str, xr.Dataset]]:
     """What was measured since the last time, by key; forgotten once the next is asked for.
 
     Rows that are no numbers while the weights are finite are a failure of their probe.
@@ -128,14 +130,14 @@ def datasets(observer: Live, steps_per_epoch: int | None) -> Iterator[tuple[str,
         one.rows = []
 
 
-def drop_unsound(observer: Live, steps_per_epoch: int | None) -> None:
+def drop_unsound(observer: LiveObserver, steps_per_epoch: int | None) -> None:
     """Keep the rows before the first that is not finite, when a training has failed."""
     for one in observer.watches:
         one.rows = one.rows[: _count_sound(one, steps_per_epoch)]
 
 
 def _sound(
-    observer: Live, one: Watch[MomentProbe], steps_per_epoch: int | None
+    observer: LiveObserver, one: Watch[MomentProbe], steps_per_epoch: int | None
 ) -> xr.Dataset | None:
     try:
         return _dataset(one, steps_per_epoch)
