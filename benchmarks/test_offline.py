@@ -13,8 +13,14 @@ from benchmarks.loops import Loop, fcn_loop, resnet18_loop
 from benchmarks.timing import CLOCK, Overhead, interleaved, seconds
 from safetensors.torch import load_file
 
-from layerscope.probes import WeightChange
-from layerscope.probes.driver import measure
+from layerscope.probes import (
+    Convergence,
+    DistanceFromInitialisation,
+    PathAndProgress,
+    WeightChange,
+    measure,
+    measure_all,
+)
 from layerscope.recording.recorder import Recorder
 from layerscope.runs.store import Run
 from layerscope.schedule import every
@@ -27,6 +33,11 @@ GROUPS = {
         "measure(WeightChange) over them",
         "the same again, kept in the run",
     ),
+    "several": (
+        "measure four weight probes of 20 checkpoints of FCN 3x256, one after the other",
+        "measure_all of them",
+        "WeightChange alone",
+    ),
     "reading": ("read a checkpoint of ResNet-18", "read its first layer alone"),
     "starting": ("start Python", "layerscope --help", "import torch"),
 }
@@ -37,7 +48,6 @@ def record(loop: Loop, path: Path, checkpoints: int) -> Run:
     with Recorder(loop.model, path, measure=every(1), checkpoints=every(1)) as recorder:
         for _ in range(checkpoints - 1):
             recorder.step(loss=loop.step())
-    assert recorder.run is not None
     return recorder.run
 
 
@@ -55,6 +65,23 @@ def measuring(tmp_path_factory):
         lambda: [load_file(file) for file in files],
         lambda: measure(WeightChange(), run, recompute=True),
         lambda: measure(WeightChange(), run),
+    )
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    run = record(fcn_loop(), tmp_path_factory.mktemp("several"), 20)
+    probes = [
+        WeightChange(),
+        DistanceFromInitialisation(),
+        Convergence(time="step"),
+        PathAndProgress(),
+    ]
+    return in_turns(
+        "several",
+        lambda: [measure(probe, run, recompute=True) for probe in probes],
+        lambda: measure_all(probes, run, recompute=True),
+        lambda: measure(WeightChange(), run, recompute=True),
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PathAndProgress,
         WeightChange,
         measure,
+        measure_all,
     )
     from layerscope.recording.recorder import Recorder
     from layerscope.report.publish import write_report
@@ -48,6 +49,7 @@ _HOMES = {
     "every": "schedule",
     "log_spaced": "schedule",
     "measure": "probes",
+    "measure_all": "probes",
     "train": "training",
     "write_report": "report.publish",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "every",
     "log_spaced",
     "measure",
+    "measure_all",
     "train",
     "write_report",
 ]

@@ -225,7 +225,7 @@ def test_the_fixed_batch_comes_back(tmp_path, batch):
     layers = LayerMap.from_model(FCN.model(), None)
     settings = {"layers": layers, "checkpoints": at(), "measure": at()}
     with Recorder(FCN.model(), tmp_path / "a", batch=batch, **settings) as recorder:
-        found = recorder_module_batch(recorder.run)
+        found = recorder.run.batch
     pairs = zip(flat(found), flat(batch), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert isinstance(found, dict) is isinstance(batch, dict)
@@ -239,12 +239,6 @@ def flat(batch):
         if isinstance(batch, dict)
         else list(batch)
     )
-
-
-def recorder_module_batch(run):
-    from layerscope.runs.fixed_batch import stored_batch
-
-    return stored_batch(run)
 
 
 # What goes wrong

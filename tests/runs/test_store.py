@@ -12,6 +12,7 @@ import xarray as xr
 from tests.breaking import truncated
 from tests.cases import FCN, TIED
 
+from layerscope.config import SGD, RunConfig, to_dict
 from layerscope.errors import LayerscopeError
 from layerscope.runs.store import FORMAT_VERSION, Run
 
@@ -49,6 +50,21 @@ def test_weights_come_back(tmp_path, case):
     run.load(other, 12)
     assert all(torch.equal(other.state_dict()[n], v) for n, v in model.state_dict().items())
     run.finish("complete")
+
+
+def test_a_run_says_the_learning_rate_of_its_configuration(tmp_path):
+    config = RunConfig(optimizer=SGD(0.4), epochs=4, milestones=(2,), decay=0.1)
+    runs = {
+        "configured": create(tmp_path / "a", config=to_dict(config), steps_per_epoch=5),
+        "of unknown epochs": create(tmp_path / "b", config=to_dict(config)),
+        "of another loop": create(tmp_path / "c", config={"x": 1}, steps_per_epoch=5),
+        "without any": create(tmp_path / "d", steps_per_epoch=5),
+    }
+    found = {name: [run.learning_rate(step) for step in (0, 10)] for name, run in runs.items()}
+    assert found.pop("configured") == pytest.approx([0.4, 0.04])
+    assert set(map(tuple, found.values())) == {(None, None)}
+    for run in runs.values():
+        run.finish("complete")
 
 
 def test_a_model_that_does_not_fit(tmp_path):

@@ -17,7 +17,7 @@ def quickstart(words: list[str]) -> None:
         GeneralisationBound,
         GradientMagnitude,
         Reinitialisation,
-        measure,
+        measure_all,
     )
     from layerscope.report.measurements import stacked
     from layerscope.report.publish import write_report
@@ -39,8 +39,8 @@ def quickstart(words: list[str]) -> None:
                 advance=lambda done, total, b=before: advance(b + options.epochs * done // total),
             )
             made = restore(run)
-            for probe in (GradientMagnitude(), Reinitialisation(), GeneralisationBound()):
-                measure(probe, run, **made.given)
+            probes = (GradientMagnitude(), Reinitialisation(), GeneralisationBound())
+            measure_all(probes, run, **made.given)
             runs.append(run)
             advance(before + options.epochs)
     print_table(stacked(runs))

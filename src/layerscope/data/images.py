@@ -71,7 +71,7 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
     notes = _notes(config, row, len(train), len(test), decoded.n_classes)
     names = decoded.class_names
     if config.classes is not None:
-        chosen = _chosen_classes(config, decoded.n_classes)
+        chosen = _chosen_classes(config, config.classes, decoded.n_classes)
         train, test = (_of_classes(split, chosen, config.name) for split in (train, test))
         names = names and tuple(names[label] for label in chosen)
     return Dataset(
@@ -86,17 +86,16 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
     )
 
 
-def _chosen_classes(config: Images, n_classes: int) -> list[int]:
+def _chosen_classes(config: Images, kept: int, n_classes: int) -> list[int]:
     """The classes that are kept, ascending."""
-    assert config.classes is not None
-    if not 2 <= config.classes <= n_classes:
+    if not 2 <= kept <= n_classes:
         raise LayerscopeError(
-            f"classes is {config.classes:,}, but {config.name} has {n_classes:,} classes.",
+            f"classes is {kept:,}, but {config.name} has {n_classes:,} classes.",
             f"Choose 2 to {n_classes:,}, or leave classes out.",
         )
     generator = torch.Generator().manual_seed(mixed_seed(config.subset_seed, "classes"))
     order = torch.randperm(n_classes, generator=generator)
-    return sorted(order[: config.classes].tolist())
+    return sorted(order[:kept].tolist())
 
 
 def _of_classes(split: Split, chosen: list[int], name: str) -> Split:

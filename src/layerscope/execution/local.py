@@ -17,7 +17,7 @@ import torch
 
 from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
-from layerscope.probes import Probe, measure
+from layerscope.probes import Probe, measure_all
 from layerscope.studies.study import Outcome
 from layerscope.training.loop import train_or_wait
 from layerscope.training.problem import restore
@@ -67,8 +67,7 @@ def execute(job: Job, advance: Callable[[int, int], None]) -> Outcome:
         if run.status != "complete":
             return Outcome(job.path, run.missing, time.monotonic() - started, reused)
         made = restore(run, job.data_root)
-        for probe in job.probes:
-            measure(probe, run, **made.given)
+        measure_all(job.probes, run, **made.given)
     except LayerscopeError as error:
         return Outcome(job.path, str(error), time.monotonic() - started, reused)
     return Outcome(job.path, "", time.monotonic() - started, reused)

@@ -51,8 +51,8 @@ class Evaluation:
     correct: Tensor | None
 
     @property
-    def errors(self) -> Tensor:
-        """Share of wrong predictions of every variant, (variants,), between 0 and 1.
+    def right(self) -> Tensor:
+        """Whether the prediction is right, (variants, examples).
 
         Raises:
             LayerscopeError: The task does not say which predictions are right.
@@ -62,7 +62,16 @@ class Evaluation:
                 "the task does not say which predictions are right.",
                 "Use a task with correct=..., or the losses.",
             )
-        return 1.0 - self.correct.double().mean(1)
+        return self.correct
+
+    @property
+    def errors(self) -> Tensor:
+        """Share of wrong predictions of every variant, (variants,), between 0 and 1.
+
+        Raises:
+            LayerscopeError: The task does not say which predictions are right.
+        """
+        return 1.0 - self.right.double().mean(1)
 
 
 def evaluate_variants(

@@ -8,8 +8,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerscope import catalogue
-from layerscope.probes.base import Moment, MomentProbe, Probe, Trajectory, TrajectoryProbe
-from layerscope.probes.driver import measure
+from layerscope.probes.base import (
+    FoldingProbe,
+    Moment,
+    MomentProbe,
+    Probe,
+    Trajectory,
+    TrajectoryProbe,
+)
+from layerscope.probes.driver import measure, measure_all
+from layerscope.probes.kept import stored
 
 if TYPE_CHECKING:
     from layerscope.probes.adversarial import AdversarialAccuracy
@@ -34,6 +42,7 @@ __all__ = [
     "BlockContributions",
     "Convergence",
     "DistanceFromInitialisation",
+    "FoldingProbe",
     "GeneralisationBound",
     "GradientMagnitude",
     "GradientPredictiveness",
@@ -49,6 +58,8 @@ __all__ = [
     "TrajectoryProbe",
     "WeightChange",
     "measure",
+    "measure_all",
+    "stored",
 ]
 
 

@@ -86,7 +86,6 @@ class AdversarialAccuracy(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Attack the trained model and its stochastic variants, repeatedly."""
-        assert context.model is not None
         model = context.run.load(copied(context.model), context.steps[-1])
         stages = _stages(model, layers)
         counts = self._counts(len(set(stages) - {""}))
@@ -119,7 +118,6 @@ class AdversarialAccuracy(TrajectoryProbe):
     def _correct(
         self, classifier: nn.Module, attack: Attack | None, context: Trajectory, seed: int
     ) -> torch.Tensor:
-        assert context.task is not None
         limit = {} if attack is None else {"most": self.n_examples}
         data = pieces(context.data, self.batch_size, **limit)
         return correct_under_attack(

@@ -1,7 +1,8 @@
 """What a probe is: a frozen dataclass that measures one value, or one array, per layer.
 
-Two kinds and no others. A `MomentProbe` looks at one moment of training and works live and from
-checkpoints alike; a `TrajectoryProbe` needs the finished run. A new probe is one file with one
+Three kinds and no others. A `MomentProbe` looks at one moment of training and works live and from
+checkpoints alike. A `FoldingProbe` looks at every checkpoint of a finished run in turn and then
+concludes; a `TrajectoryProbe` is handed the finished run. A new probe is one file with one
 dataclass and its test: `layerscope.catalogue` finds it for lists, commands and reports.
 """
 
@@ -11,23 +12,21 @@ import dataclasses
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerscope.catalogue import LAST, snake
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.networks.layers import LayerMap
-from layerscope.networks.task import Task
-from layerscope.runs.store import Run
-
-Need = Literal["previous", "initial", "batch", "task", "model", "data", "training_data"]
+from layerscope.probes.given import Need
+from layerscope.probes.moment import Moment, Trajectory
 
 
 @dataclass(frozen=True)
@@ -43,38 +42,11 @@ class Variable:
         return {"long_name": self.long_name, "units": self.units, "source": source}
 
 
-@dataclass(frozen=True)
-class Moment:
-    """One moment of training, as a probe sees it. What a probe does not need is None.
-
-    Attributes:
-        step: Optimiser steps taken so far.
-        weights: Parameters and buffers now, by name. Live ones: do not keep or change them.
-        previous: Parameters at the moment measured before.
-        initial: Parameters at step 0.
-        model: The module, which `layerscope.networks.isolation.isolated` lets hold the weights.
-        task: What a batch means.
-        batch: The run's fixed batch.
-        learning_rate: That of the next step, where it is known.
-        missing: Why a layer has no value, by name. A probe that cannot measure a layer puts the
-            reason here and NaN in the layer's place; the others are measured all the same.
-    """
-
-    step: int
-    weights: Mapping[str, Tensor]
-    previous: Mapping[str, Tensor] | None = None
-    initial: Mapping[str, Tensor] | None = None
-    model: nn.Module | None = None
-    task: Task | None = None
-    batch: Any = None
-    learning_rate: float | None = None
-    missing: dict[str, str] = field(default_factory=dict)
-
-
 class Probe(ABC):
     """A measurement per layer; the fields of the dataclass are its settings."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    """What every measurement needs, whatever the settings; `needed` says what this one does."""
     source: ClassVar[str] = ""
     """Where the quantity is defined."""
     summary: ClassVar[str] = ""
@@ -85,6 +57,11 @@ class Probe(ABC):
     """Its place in reports and lists, ascending; a literal too."""
     revision: ClassVar[int] = 1
     """Raised when the probe's numbers or variables change: results kept before are not reused."""
+
+    @property
+    def needed(self) -> frozenset[Need]:
+        """What a measurement with these settings needs."""
+        return self.needs
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -136,6 +113,42 @@ class MomentProbe(Probe):
         """
 
 
+class FoldingProbe(Probe):
+    """A probe of a finished run that looks at its checkpoints one at a time, then concludes.
+
+    All such probes of a run, and those of moments, share one reading of every checkpoint, and no
+    more weights are held than a moment has: now, previous, initial and final ones.
+    """
+
+    @abstractmethod
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """What is kept of one checkpoint.
+
+        Args:
+            moment: The moment, with everything that ``needs`` names.
+            layers: What `select` returned.
+
+        Returns:
+            Tensors by name, of equal shapes at every moment.
+        """
+
+    @abstractmethod
+    def conclude(
+        self, kept: Mapping[str, Tensor], context: Trajectory, layers: LayerMap
+    ) -> xr.Dataset:
+        """Make the result of what was kept.
+
+        Args:
+            kept: What `measure` returned, stacked over checkpoints (the first dimension), on the
+                CPU.
+            context: The run and its steps.
+            layers: What `select` returned.
+
+        Returns:
+            A dataset with at least the dimension ``layer``.
+        """
+
+
 class TrajectoryProbe(Probe):
     """A probe of a finished run."""
 
@@ -150,33 +163,6 @@ class TrajectoryProbe(Probe):
         Returns:
             A dataset with at least the dimension ``layer``.
         """
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A finished run, as a trajectory probe sees it. What the probe does not need is None.
-
-    Attributes:
-        run: The run on disk.
-        steps: The checkpoints to use, ascending.
-        model: A module that takes the run's weights.
-        task: What a batch means.
-        batch: The run's fixed batch.
-        data: Batches to test on.
-        training_data: Batches of the training examples.
-        factory: Builds the model anew, for draws from its initialisers.
-        missing: Why a layer has no value, by name, as in `Moment`.
-    """
-
-    run: Run
-    steps: Sequence[int]
-    model: nn.Module | None = None
-    task: Task | None = None
-    batch: Any = None
-    data: Any = None
-    training_data: Any = None
-    factory: Callable[[], nn.Module] | None = None
-    missing: dict[str, str] = field(default_factory=dict)
 
 
 def _default(setting: dataclasses.Field[Any]) -> Any:

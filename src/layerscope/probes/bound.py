@@ -75,8 +75,6 @@ class GeneralisationBound(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Reset the layers of each guess to initialisation and test on the training data."""
-        assert context.model is not None
-        assert context.task is not None
         device = device_of(context.model)
         initial = context.run.checkpoint(0, device)
         members = {PLAIN: (False,) * len(layers)}

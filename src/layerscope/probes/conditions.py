@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from layerscope.networks.isolation import named_modules, unwrap
 from layerscope.networks.snapshot import ATOMS
 from layerscope.networks.task import as_tree
-from layerscope.probes.base import Probe
+from layerscope.probes.given import Given
 
 OWN = ("torch", "layerscope")
 
@@ -30,26 +30,47 @@ class _UnknownError(Exception):
     """Something whose meaning is not known from its description."""
 
 
-def conditions(probe: Probe, given: Mapping[str, Any]) -> dict[str, str]:
-    """Batch, data, task, model and factory that a probe measures with, each as a short text.
+class Conditions:
+    """Batch, data, task, model and factory of several measurements, each described once."""
 
-    Args:
-        probe: Only what it needs counts.
-        given: What `layerscope.probes.measure` was given, by name.
-    """
-    found: dict[str, str] = {}
-    if "batch" in probe.needs and given["batch"] is not None:
-        found["batch"] = fingerprint(as_tree(given["batch"]))
-    for name in ("data", "training_data"):
-        if name in probe.needs and given[name] is not None:
-            digests = [fingerprint(as_tree(batch)) for batch in given[name]]
-            found[name] = hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
-    if "model" in probe.needs and given["model"] is not None:
-        found["model"] = fingerprint(given["model"])
-        found["factory"] = "none" if given["factory"] is None else fingerprint(given["factory"])
-    if "task" in probe.needs and given["task"] is not None:
-        found["task"] = fingerprint(given["task"])
-    return found
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, int], tuple[Any, str]] = {}
+
+    def of(self, given: Given) -> dict[str, str]:
+        """What a measurement is given, each as a short text, by name.
+
+        Args:
+            given: What the probe needs; nothing is said of what was not given.
+        """
+        named = {
+            "batch": given.batch,
+            "data": given.data,
+            "training_data": given.training_data,
+            "model": given.model,
+            "task": given.task,
+            "factory": given.factory if given.model is not None else None,
+        }
+        found = {name: self._text(name, v) for name, v in named.items() if v is not None}
+        return ({"factory": "none"} if given.model is not None else {}) | found
+
+    def _text(self, name: str, value: Any) -> str:
+        key = (name, id(value))  # which no other value has while this one is held
+        if key not in self._texts:
+            self._texts[key] = value, _text(name, value)
+        return self._texts[key][1]
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "batch":
+        return fingerprint(as_tree(value))
+    if name in ("data", "training_data"):
+        return _digest(value)
+    return fingerprint(value)
+
+
+def _digest(batches: Iterable[Any]) -> str:
+    digests = [fingerprint(as_tree(batch)) for batch in batches]
+    return hashlib.sha256("/".join(digests).encode()).hexdigest()[:16]
 
 
 def fingerprint(value: Any) -> str:

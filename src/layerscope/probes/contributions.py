@@ -64,8 +64,6 @@ class BlockContributions(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """The part of every block on evenly spaced inputs."""
-        assert context.model is not None
-        assert context.task is not None
         step = context.steps[-1] if self.checkpoint is None else self.checkpoint
         device = device_of(context.model)
         weights = dict(context.run.checkpoint(step, device))

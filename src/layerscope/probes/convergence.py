@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,34 +21,32 @@ from layerscope.functional.convergence import (
 from layerscope.functional.norms import layer_distances
 from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import (
+    FoldingProbe,
+    Moment,
     Need,
     Trajectory,
-    TrajectoryProbe,
     Variable,
     layer_coordinates,
     over_time,
     step_coordinates,
 )
 
+Weights = Mapping[str, Tensor]
 
-def _weights(context: Trajectory, layers: LayerMap) -> Iterator[list[Tensor]]:
-    """Parameters at one checkpoint after the other."""
+
+def _distances(layers: LayerMap, one: Weights, other: Weights) -> Tensor:
+    """L2 distance of every layer between two moments."""
+    before, after = layers.values(one), layers.values(other)
+    return layer_distances(before, after, layers.owner.to(after[0].device), len(layers))
+
+
+def _check(distance: Tensor, context: Trajectory, layers: LayerMap) -> None:
+    """Refuse distances to the last checkpoint, (steps, layers), that say nothing."""
     if len(context.steps) < 2:
         raise LayerscopeError(
             f"{context.run.path} has checkpoints at {list(context.steps)} only.",
             "Convergence and path need at least the initialisation and one later checkpoint.",
         )
-    for step in context.steps:
-        yield layers.values(context.run.checkpoint(step))
-
-
-def _distances(context: Trajectory, layers: LayerMap) -> Tensor:
-    """L2 distance to the last checkpoint, (steps, layers)."""
-    final = layers.values(context.run.checkpoint(context.steps[-1]))
-    rows = [
-        layer_distances(final, now, layers.owner, len(layers)) for now in _weights(context, layers)
-    ]
-    distance = torch.stack(rows)
     bad = ~distance.isfinite()
     if bool(bad.any()):
         row, layer = (bad if not bad[-1].any() else bad[-1:]).nonzero()[0].tolist()
@@ -57,7 +55,6 @@ def _distances(context: Trajectory, layers: LayerMap) -> Tensor:
             f"the weights of layer {layers.names[layer]!r} are not finite at step {step}.",
             "The model has diverged: measure the steps before, e.g. measure(..., steps=[...]).",
         )
-    return distance
 
 
 def _array(values: Tensor, variable: Variable, source: str, *first: str) -> xr.DataArray:
@@ -66,7 +63,7 @@ def _array(values: Tensor, variable: Variable, source: str, *first: str) -> xr.D
 
 
 @dataclass(frozen=True)
-class Convergence(TrajectoryProbe):
+class Convergence(FoldingProbe):
     r"""Layer-wise convergence: remaining distance to the final weights, and rates.
 
     With :math:`\theta^*` the last checkpoint, L2 norm over all parameters of the layer:
@@ -90,7 +87,7 @@ class Convergence(TrajectoryProbe):
     intervals: tuple[tuple[float, float], ...] = ()
     time: Literal["epoch", "step"] = "epoch"
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset({"final"})
     source: ClassVar[str] = "Which layer is learning faster?, Definition 2.1"
     summary: ClassVar[str] = "approach to the final weights: curves, rates and half times"
     heading: ClassVar[str] = "When each layer arrives"
@@ -120,9 +117,17 @@ class Convergence(TrajectoryProbe):
             )
         return steps / context.run.steps_per_epoch
 
-    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Distance of every layer to the last checkpoint."""
+        return {"distance": _distances(layers, moment.final, moment.weights)}
+
+    def conclude(
+        self, kept: Mapping[str, Tensor], context: Trajectory, layers: LayerMap
+    ) -> xr.Dataset:
         """Curves, half times and, where intervals are given, rates of every layer."""
-        distance, times = _distances(context, layers), self._times(context)
+        distance = kept["distance"]
+        _check(distance, context, layers)
+        times = self._times(context)
         curve = convergence_curve(distance)
         per_time = {"epoch": "epochs", "step": "steps"}[self.time]
         variables = {
@@ -184,7 +189,7 @@ class Convergence(TrajectoryProbe):
 
 
 @dataclass(frozen=True)
-class PathAndProgress(TrajectoryProbe):
+class PathAndProgress(FoldingProbe):
     r"""Path walked against progress made: why "changes more" and "converges faster" can differ.
 
     * ``path``: :math:`\sum_{s \le t} \|\theta^s - \theta^{s-1}\|_2` over checkpoints, in weights.
@@ -198,7 +203,7 @@ class PathAndProgress(TrajectoryProbe):
     Faster?" gives the second.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset({"final", "previous"})
     source: ClassVar[str] = "path and progress, after Which layer is learning faster?, Def. 2.1"
     summary: ClassVar[str] = "path walked, net progress and their ratio, directness"
     heading: ClassVar[str] = "Path walked and progress made"
@@ -209,15 +214,20 @@ class PathAndProgress(TrajectoryProbe):
         """All layers."""
         return layers
 
-    def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Distance of every layer to the last checkpoint, and way from the one before."""
+        return {
+            "distance": _distances(layers, moment.final, moment.weights),
+            "leg": _distances(layers, moment.previous, moment.weights),
+        }
+
+    def conclude(
+        self, kept: Mapping[str, Tensor], context: Trajectory, layers: LayerMap
+    ) -> xr.Dataset:
         """Cumulated path, net progress and directness of every layer at every checkpoint."""
-        distance = _distances(context, layers)
-        legs, before = [torch.zeros(len(layers), dtype=torch.float64)], None
-        for now in _weights(context, layers):
-            if before is not None:
-                legs.append(layer_distances(before, now, layers.owner, len(layers)))
-            before = now
-        path, progress = torch.stack(legs).cumsum(0), distance[0] - distance
+        distance = kept["distance"]
+        _check(distance, context, layers)
+        path, progress = kept["leg"].cumsum(0), distance[0] - distance
         named = {
             "path": (path, Variable("cumulated path", "weight")),
             "progress": (progress, Variable("net progress to the final weights", "weight")),

@@ -61,7 +61,6 @@ class DistanceFromInitialisation(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Distances of every layer at this moment."""
-        assert moment.initial is not None
         initial, now = layers.values(moment.initial), layers.values(moment.weights)
         owner, n = layers.owner.to(now[0].device), len(layers)
         distance = layer_distances(initial, now, owner, n, 2.0)

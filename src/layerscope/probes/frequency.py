@@ -65,8 +65,6 @@ class ResponseFrequency(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Both ratios of every layer at this moment."""
-        assert moment.model is not None
-        assert moment.task is not None
         if not self.deviation > 0 or self.examples < 1:
             raise LayerscopeError(
                 f"deviation is {self.deviation}, examples is {self.examples}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import xarray as xr
@@ -26,22 +26,29 @@ from layerscope.probes.base import (
 )
 
 
-def batch_gradients(moment: Moment, names: Sequence[str], training: bool = False) -> list[Tensor]:
+def batch_gradients(
+    moment: Moment, names: Sequence[str], training: bool = False, batch: Any = None
+) -> list[Tensor]:
     """Gradient of the mean loss on the fixed batch with respect to parameters.
 
     Evaluated while the model holds ``moment.weights``, so that neither its own nor its ``.grad``
     is touched; a frozen parameter has a gradient too, an unused one has zeros, and so has one of
     a type that cannot have any.
 
+    Args:
+        moment: Has model, task and batch.
+        names: Parameters.
+        training: Mode in which the model runs.
+        batch: Another batch in place of the fixed one.
+
     Returns:
         One gradient per name, dense.
     """
-    assert moment.model is not None
-    assert moment.task is not None
     model, task = unwrap(moment.model), moment.task
+    batch = moment.batch if batch is None else batch
     with isolated(model, training, weights=moment.weights), torch.enable_grad():
         wanted = leaves(model, names)
-        loss = task.loss(task.forward(model, moment.batch), moment.batch)
+        loss = task.loss(task.forward(model, batch), batch)
         return list(gradients(loss, wanted))
 
 

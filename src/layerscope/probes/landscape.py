@@ -103,8 +103,6 @@ class LossLandscape(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Surface, rise at the radius and curvatures of every layer."""
-        assert context.model is not None
-        assert context.task is not None
         self._check()
         device = device_of(context.model)
         weights = dict(context.run.checkpoint(self._step(context), device))
@@ -166,8 +164,6 @@ class LossLandscape(TrajectoryProbe):
 
     def _losses(self, context: Trajectory, weights: Direction, names: Sequence[str]) -> Tensor:
         """Mean loss at every place around one layer."""
-        assert context.model is not None
-        assert context.task is not None
         found = evaluate_variants(
             context.model,
             self._around(weights, names, context),
@@ -181,8 +177,6 @@ class LossLandscape(TrajectoryProbe):
     def _curvatures(
         self, context: Trajectory, weights: Direction, groups: Sequence[tuple[str, ...]]
     ) -> list[float]:
-        assert context.model is not None
-        assert context.task is not None
         with shared_loss(
             context.model, groups, context.batch, context.task, weights=weights
         ) as loss:

@@ -42,8 +42,6 @@ class Performance(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Test loss and error at the chosen checkpoints."""
-        assert context.model is not None
-        assert context.task is not None
         del layers
         steps = list(context.steps)[-1 if self.checkpoints == "last" else 0 :]
         device = device_of(context.model)

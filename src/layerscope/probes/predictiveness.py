@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -58,6 +58,13 @@ class GradientPredictiveness(MomentProbe):
     place: ClassVar[int] = 90
 
     @property
+    def needed(self) -> frozenset[Need]:
+        """Model, task and batch; the run's learning rate too where no step size is set."""
+        if self.learning_rate is not None:
+            return self.needs
+        return frozenset({"learning_rate", *self.needs})
+
+    @property
     def variables(self) -> Mapping[str, Variable]:
         """``data`` and ``parameters``."""
         return {
@@ -75,10 +82,9 @@ class GradientPredictiveness(MomentProbe):
         batches = self._cut(moment)
         names = _moving(moment.model, layers)
         every = [
-            dict(zip(names, batch_gradients(replace(moment, batch=b), names), strict=True))
-            for b in batches
+            dict(zip(names, batch_gradients(moment, names, batch=b), strict=True)) for b in batches
         ]
-        rate = self._rate(moment)
+        rate = moment.learning_rate if self.learning_rate is None else self.learning_rate
         slopes = [layers.values(slope) for slope in every]
         after = [
             _after_others(moment, layers, batch, slope, rate)
@@ -104,16 +110,6 @@ class GradientPredictiveness(MomentProbe):
             )
         return [rows(moment.batch, i * size, (i + 1) * size) for i in range(self.batches)]
 
-    def _rate(self, moment: Moment) -> float:
-        rate = moment.learning_rate if self.learning_rate is None else self.learning_rate
-        if rate is None:
-            raise LayerscopeError(
-                "the learning rate of this run is not known.",
-                "Give the size of the step, e.g. GradientPredictiveness(learning_rate=0.1); a "
-                "Recorder that measures live takes learning_rate=....",
-            )
-        return rate
-
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Both cosines over time."""
         found: list[Figure] = []
@@ -137,9 +133,8 @@ def _trained(model: nn.Module) -> set[str]:
     return {name for name, tensor in every_tensor(model).items() if tensor.requires_grad}
 
 
-def _moving(model: nn.Module | None, layers: LayerMap) -> list[str]:
+def _moving(model: nn.Module, layers: LayerMap) -> list[str]:
     """Parameters that training moves, and those of the measured layers."""
-    assert model is not None
     own = every_tensor(model)
     moved = [name for name, tensor in own.items() if tensor.requires_grad]
     return list(dict.fromkeys([*moved, *layers.parameter_names]))
@@ -149,8 +144,6 @@ def _after_others(
     moment: Moment, layers: LayerMap, batch: Any, slopes: Mapping[str, Tensor], rate: float
 ) -> list[Tensor]:
     """Each layer's gradient where all other layers have made a step, in one flat list."""
-    assert moment.model is not None
-    assert moment.task is not None
     trained = _trained(moment.model)
     stepped = {
         name: moment.weights[name].detach() - rate * slope

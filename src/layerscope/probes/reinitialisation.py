@@ -108,13 +108,13 @@ class Reinitialisation(TrajectoryProbe):
         return "trained model" + ", recalibrated" * (self.batch_norm == "recalibrate")
 
     @property
-    def needs(self) -> frozenset[Need]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def needed(self) -> frozenset[Need]:
         """Model, task and data; the fixed batch too where statistics are recalibrated."""
-        found: set[Need] = {"model", "task", "data"}
-        if self.batch_norm == "recalibrate":
-            found.add("batch")
-        return frozenset(found)
+        if self.batch_norm != "recalibrate":
+            return self.needs
+        return frozenset({"batch", *self.needs})
 
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
     revision: ClassVar[int] = 2  # with frozen layers
     source: ClassVar[str] = "Are all layers created equal?, Section 2"
     summary: ClassVar[str] = "test error after resetting layers, one at a time or jointly"
@@ -127,8 +127,6 @@ class Reinitialisation(TrajectoryProbe):
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
         """Reset every layer, or group, to every chosen checkpoint and to fresh draws, and test."""
-        assert context.model is not None
-        assert context.task is not None
         self._check(context)
         steps = self._steps(context)
         device = device_of(context.model)
@@ -167,8 +165,6 @@ class Reinitialisation(TrajectoryProbe):
         return dataset
 
     def _check(self, context: Trajectory) -> None:
-        assert context.model is not None
-        assert context.task is not None
         if context.task.correct is None:
             raise LayerscopeError(
                 "robustness is counted in wrong predictions, which this task does not have.",
@@ -205,7 +201,6 @@ class Reinitialisation(TrajectoryProbe):
 
     def _draws(self, context: Trajectory, layers: LayerMap) -> list[dict[str, Tensor]]:
         """Fresh weights of all layers; one construction per draw."""
-        assert context.model is not None
         owners = [name for layer in layers for name in layer.modules]
         run_seed = context.run.manifest["seed"] or 0
         return [
@@ -228,8 +223,7 @@ class Reinitialisation(TrajectoryProbe):
         self, found: Evaluation, layers: LayerMap, group_of: Sequence[int], steps: list[int]
     ) -> xr.Dataset:
         n, k, r = len(set(group_of)), len(steps), self.draws
-        assert found.correct is not None
-        correct, losses = found.correct.cpu().double(), found.losses.cpu()
+        correct, losses = found.right.cpu().double(), found.losses.cpu()
         error = 100 * found.errors.cpu()
         rows = torch.tensor(group_of)
 

@@ -79,7 +79,6 @@ class WeightChange(MomentProbe):
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Change of every layer since the previous moment."""
-        assert moment.previous is not None
         before, after = layers.values(moment.previous), layers.values(moment.weights)
         owner = layers.owner.to(after[0].device)
         if self.size_matched:

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.networks.isolation import named_modules, named_state, unwrap
+from layerscope.networks.isolation import unwrap
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
-from layerscope.probes.base import Probe
-from layerscope.probes.driver import is_finite
-from layerscope.recording.watching import Live, LiveProbes, Watch, misfits, scalars, watch
-from layerscope.runs.fixed_batch import store_batch
+from layerscope.probes.base import MomentProbe, Probe
+from layerscope.probes.given import Given
+from layerscope.probes.observer import Observer, Watch
+from layerscope.recording import watching
+from layerscope.recording.numbers import Scalars
+from layerscope.recording.weights import Live, misfits, refuse_misfits, refuse_sharded
+from layerscope.recording.writer import Writer, not_open, rank
 from layerscope.runs.store import Run
 from layerscope.schedule import Schedule
 
 FLUSH_SECONDS = 30.0
-FSDP = "FullyShardedDataParallel"
-
-
-def _rank() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
-
-
-def _content(folder: Path) -> set[Path]:
-    return {folder, *folder.rglob("*")} if folder.is_dir() else set()
 
 
 class Recorder:
@@ -103,93 +92,51 @@ class Recorder:
     ) -> None:
         self.model = unwrap(model)
         self.path = Path(path)
-        self._refuse_sharded()
+        refuse_sharded(self.model)
         forward = task.forward if task is not None else None
         self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
-        self._refuse_misfits()
-        self._given: dict[str, Any] = {"task": task, "batch": batch}
-        self._given["model"] = self.model
+        refuse_misfits(self.layers, self.model)
+        self._batch = batch
         self._checkpoints = (checkpoints or schedules.epochs()).bind(steps_per_epoch)
-        default = (measure or schedules.epochs()).bind(steps_per_epoch)
-        self._loss_schedule = default
-        watches = watch(probes, default, self.layers, self._given, steps_per_epoch)
-        self._probes = LiveProbes(watches, self.layers, self._given, learning_rate, strict)
+        self._loss_schedule = (measure or schedules.epochs()).bind(steps_per_epoch)
+        given = Given(model=self.model, task=task, batch=batch)
+        self._observer = Observer(
+            watching.watch(probes, self._loss_schedule, self.layers, given, steps_per_epoch),
+            initial=lambda: self.run.checkpoint(0),
+            learning_rate=learning_rate,
+            judge=watching.Judge(self.model, strict),
+        )
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
-        self._rank = _rank()
-        self._active = self._rank == 0
-        self._initial: dict[str, Tensor] | None = None
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
-        self._loss_rows: list[tuple[int, float]] = []
-        self._logged: list[tuple[int, dict[str, float]]] = []
+        self._writer = Writer(self.path, rank())
+        # Each process holds all weights, so that those that do not write need not take part.
+        self._takes_part = self._writer.writes
+        self._open = False
+        self._scalars = Scalars()
         self._last_checkpoint = -1
         self._flushed = time.monotonic()
         self.current_step = 0
-        self._run: Run | None = None
-
-    # Setting up
-
-    def _refuse_sharded(self) -> None:
-        found = [
-            f"parameter {name!r} is sharded"
-            for name, tensor in named_state(self.model).items()
-            if type(tensor.data).__name__ in ("DTensor", "ShardedTensor")
-        ] + [
-            f"{f'module {name!r}' if name else 'the model'} is sharded by {FSDP}"
-            for name, module in named_modules(self.model)
-            if any(cls.__name__ == FSDP for cls in type(module).__mro__)
-        ]
-        if found:
-            raise LayerscopeError(
-                f"{found[0]}, which this version does not record.",
-                "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
-            )
-
-    def _refuse_misfits(self) -> None:
-        for name, reason in misfits(self.layers, Live(self.model, self.layers.aliases)).items():
-            raise LayerscopeError(
-                f"layer {name!r} does not fit the model: {reason}.",
-                "Make the layers from this model: LayerMap.from_model(model, ...).",
-            )
 
     # The loop
 
     def __enter__(self) -> Self:
-        if not self._active:
+        if not self._takes_part:
             return self
         if self._resume:
-            self._run = Run.open(self.path)
-            self._run.acquire()
-            notes = self._run.manifest["notes"]
-            notes.pop("error", None)
-            self._probes.failures = notes.get("failed_probes", {})
-            self._run.note("running")
+            watching.leave_out(self._observer.watches, self._writer.resume())
+            self._open = True
             return self
-        before = _content(self.path)
-        self._run = Run.create(
-            self.path, self.layers, steps_per_epoch=self._steps_per_epoch, **self._metadata
-        )
+        self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
+        self._open = True
         try:
-            if (batch := self._given["batch"]) is not None:
-                store_batch(self._run, batch)
             self._observe()
         except BaseException:  # __exit__ is not called for what fails in here
-            self._undo_start(before)
+            self._writer.undo_start()
+            self._observer.forget()
+            self._open = False
             raise
         return self
-
-    def _undo_start(self, before: set[Path]) -> None:
-        """Remove what the start wrote, so that the folder is as found and a retry is free."""
-        assert self._run is not None
-        with contextlib.suppress(LayerscopeError):  # a full disk takes no status; the lock is freed
-            self._run.finish("interrupted")
-        self._run = None
-        self._probes.forget()
-        self._initial = None
-        for path in sorted(_content(self.path) - before, reverse=True):  # children first
-            path.rmdir() if path.is_dir() else path.unlink()
 
     @property
     def run(self) -> Run:
@@ -198,17 +145,7 @@ class Recorder:
         Raises:
             LayerscopeError: The recorder was not opened yet, or this process records nothing.
         """
-        if self._run is not None:
-            return self._run
-        if not self._active:
-            raise LayerscopeError(
-                f"the process of rank {self._rank} does not record; rank 0 does.",
-                "Use the run on rank 0 only.",
-            )
-        raise self._not_open()
-
-    def _not_open(self) -> LayerscopeError:
-        return LayerscopeError("the recorder is not open.", "Use it in a with statement.")
+        return self._writer.run
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Say that the optimiser has taken a step.
@@ -221,32 +158,24 @@ class Recorder:
             DivergedError: The loss is not finite; or the weights, where a probe found out.
             LayerscopeError: The recorder is not open, or a probe failed and it is strict.
         """
-        if not self._active:
+        if not self._takes_part:
             return
-        if self._run is None:
-            raise self._not_open()
+        if not self._open:
+            raise not_open()
         self.current_step += 1
-        if loss is not None:
-            self._add_loss(loss)
+        if loss is not None and not self._scalars.add(loss):
+            raise self._diverged()
         self._observe()
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
-
-    def _add_loss(self, loss: Tensor | float) -> None:
-        if isinstance(loss, Tensor):
-            loss = loss.detach().float() if loss.is_cuda else loss.item()
-        if not isinstance(loss, Tensor) and not math.isfinite(loss):
-            raise self._diverged()
-        self._loss_sum = self._loss_sum + loss
-        self._loss_count += 1
 
     def log(self, **values: float) -> None:
         """Keep numbers of one's own at this step, e.g. ``log(test_error=0.03)``.
 
         They are kept as the variables of the result ``evaluation``, NaN where one was not given.
         """
-        if self._active:
-            self._logged.append((self.current_step, values))
+        if self._takes_part:
+            self._scalars.logged.append((self.current_step, values))
 
     def _diverged(self) -> DivergedError:
         return DivergedError(
@@ -258,9 +187,9 @@ class Recorder:
     def _observe(self) -> None:
         """Measure and keep what this step's schedules ask for."""
         step = self.current_step
-        due, keep = self._probes.due(step), self._checkpoints(step)
-        if self._loss_count and self._loss_schedule(step):
-            self._close_loss(step)
+        due, keep = self._observer.due(step), self._checkpoints(step)
+        if self._scalars.count and self._loss_schedule(step):
+            self._close_loss()
         if not due and not keep:
             return
         now = Live(self.model, self.layers.aliases)
@@ -268,53 +197,28 @@ class Recorder:
         if keep:
             self._keep(now)
 
-    def _measure(self, due: Sequence[Watch], now: Live) -> None:
-        initial = partial(self._initial_weights, now)
-        self._probes.measure(due, self.current_step, now, initial)
-        self._note_failures()
-
-    def _note_failures(self) -> None:
-        failures = self._probes.failures
-        if failures != self.run.manifest["notes"].get("failed_probes", {}):
-            self.run.note(failed_probes=failures)
-
-    def _initial_weights(self, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if self._initial is None:
-            names = self.layers.parameter_names
-            if self.current_step == 0:
-                self._initial = {name: now[name].clone() for name in names}
-            else:
-                stored = self.run.checkpoint(0)
-                self._initial = {name: stored[name].to(now[name].device) for name in names}
-        return self._initial
+    def _measure(self, due: Sequence[Watch[MomentProbe]], now: Live) -> None:
+        changed = misfits(self.layers, now) if due else {}
+        self._observer.observe(self.current_step, now, due, changed)
+        self._writer.note_failures(watching.failures(self._observer.watches))
 
     def _keep(self, now: Live) -> None:
-        self.run.write_checkpoint(self.current_step, now.state)
+        self._writer.checkpoint(self.current_step, now.state)
         self._last_checkpoint = self.current_step
 
-    def _close_loss(self, step: int) -> None:
-        mean = float(self._loss_sum) / self._loss_count
-        if not is_finite(mean):
+    def _close_loss(self) -> None:
+        if not self._scalars.close(self.current_step):
             raise self._diverged()
-        self._loss_rows.append((step, mean))
-        self._loss_sum, self._loss_count = 0.0, 0
 
     # Writing
 
     def flush(self) -> None:
         """Write everything measured so far."""
-        if self._run is None:
+        if not self._open:
             return
-        for key, dataset in self._probes.datasets(self._steps_per_epoch):
-            self.run.append_results(key, dataset)
-        self._note_failures()
-        if self._loss_rows:
-            rows = [(step, {"loss": value}) for step, value in self._loss_rows]
-            self.run.append_results("training", scalars(rows, self._steps_per_epoch))
-            self._loss_rows = []
-        if self._logged:
-            self.run.append_results("evaluation", scalars(self._logged, self._steps_per_epoch))
-            self._logged = []
+        self._writer.append(watching.datasets(self._observer, self._steps_per_epoch))
+        self._writer.note_failures(watching.failures(self._observer.watches))
+        self._writer.append(self._scalars.datasets(self._steps_per_epoch))
         self._flushed = time.monotonic()
 
     def __exit__(
@@ -323,33 +227,33 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._run is None:
+        if not self._open:
             return
         if error is not None:
             self._fail(error)
             return
         try:
-            if self._loss_count:
-                self._close_loss(self.current_step)
+            if self._scalars.count:
+                self._close_loss()
             now = Live(self.model, self.layers.aliases)
             if self._last_checkpoint != self.current_step:
                 self._keep(now)
-            self._measure(self._probes.left(self.current_step), now)
+            self._measure(self._observer.left(self.current_step), now)
             self.flush()
         except BaseException as late:
             self._fail(late)
             raise
-        self.run.finish("complete")
+        self._writer.finish("complete")
 
     def _fail(self, error: BaseException) -> None:
         """Keep what is sound and close the run as diverged or interrupted."""
         diverged = isinstance(error, DivergedError)
         notes = {"diverged_at": self.current_step} if diverged else {}
         try:
-            self._probes.drop_unsound(self._steps_per_epoch)
+            watching.drop_unsound(self._observer, self._steps_per_epoch)
             self.flush()
         finally:
-            self.run.finish(
+            self._writer.finish(
                 "diverged" if diverged else "interrupted",
                 error=f"{type(error).__name__}: {error}",
                 **notes,
@@ -359,11 +263,11 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed recorder needs beyond the checkpoints: call after `flush`."""
-        previous = [p.weights for p in self._probes.previous.values()]
+        previous = [p.weights for p in self._observer.previous.values()]
         return {
             "step": self.current_step,
-            "loss_sum": float(self._loss_sum),
-            "loss_count": self._loss_count,
+            "loss_sum": float(self._scalars.total),
+            "loss_count": self._scalars.count,
             "previous": previous,
         }
 
@@ -374,13 +278,13 @@ class Recorder:
             LayerscopeError: This recorder has other probes or schedules.
         """
         kept = [set(weights or ()) for weights in state["previous"]]
-        if kept != [set(previous.names) for previous in self._probes.previous.values()]:
+        if kept != [set(previous.names) for previous in self._observer.previous.values()]:
             raise LayerscopeError(
                 f"{self.path} was recorded with other probes.",
                 "Resume with the same probes and schedules; measure others afterwards.",
             )
         self.current_step = state["step"]
-        self._loss_sum, self._loss_count = state["loss_sum"], state["loss_count"]
-        pairs = zip(self._probes.previous.values(), state["previous"], strict=True)
+        self._scalars.total, self._scalars.count = state["loss_sum"], state["loss_count"]
+        pairs = zip(self._observer.previous.values(), state["previous"], strict=True)
         for previous, weights in pairs:
             previous.weights = weights

@@ -18,7 +18,7 @@ from layerscope.probes import (
     PathAndProgress,
     Probe,
     WeightChange,
-    measure,
+    measure_all,
 )
 from layerscope.runs.store import Run
 from layerscope.schedule import parse
@@ -48,6 +48,7 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
     measured live and there is no checkpoint 0.
     """
     found: dict[str, xr.Dataset] = {}
+    due: dict[str, Probe] = {}
     for probe in weight_probes(run):
         name = snake(type(probe).__name__)
         live = run.results(probe.key) if probe.key in run.result_keys and name in LIVE else None
@@ -55,7 +56,9 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
         if live is not None and (startless or _reaches_end(run, probe, live)):
             found[name] = live
         elif not startless:
-            found[name] = measure(probe, run)
+            due[name] = probe
+    fresh = measure_all(due.values(), run)
+    found |= {name: fresh[probe.key] for name, probe in due.items()}
     for name in (n for n in PROBES if n not in found):
         own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
         if own:  # the default settings where they were measured

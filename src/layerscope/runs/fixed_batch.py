@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import isolated
-from layerscope.runs.checkpoints import Tensors, write_tensors
-from layerscope.runs.store import Run
+from layerscope.runs.checkpoints import Tensors, check_mark, write_tensors
 
 FILE = "batch.safetensors"
-M = TypeVar("M")
-L = TypeVar("L")
-R = TypeVar("R")
 
 
 def flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
@@ -33,8 +28,13 @@ def flatten(batch: Any, path: str = "") -> dict[str, Tensor]:
     return {k: v for key, part in items for k, v in flatten(part, f"{path}/{key}").items()}
 
 
-def store_batch(run: Run, batch: Any) -> None:
-    """Keep the fixed batch with the run, so that probes measure the same one later.
+def write_batch(folder: Path, batch: Any, mark: Mapping[str, str]) -> None:
+    """Write a batch into the folder of a run.
+
+    Args:
+        folder: The run's folder.
+        batch: Tensors, in a tuple, list or dict or alone.
+        mark: What says whose it is, checked by `read_batch`.
 
     Raises:
         LayerscopeError: The batch is no tensor, tuple, list or dict of these.
@@ -47,20 +47,24 @@ def store_batch(run: Run, batch: Any) -> None:
             "Pass tensors in tuples, lists or dicts.",
         ) from error
     kind = "dict" if isinstance(batch, Mapping) else "tuple"
-    write_tensors(run.path / FILE, tensors, {"kind": kind, **run.mark})
+    write_tensors(folder / FILE, tensors, {"kind": kind, **mark})
 
 
-def stored_batch(run: Run) -> Any:
-    """The fixed batch that was stored with a run; None if there is none.
+def read_batch(folder: Path, mark: Mapping[str, str]) -> Any:
+    """The batch in the folder of a run; None if there is none.
+
+    Args:
+        folder: The run's folder.
+        mark: What the file must say of whose it is.
 
     Raises:
-        LayerscopeError: The file is damaged, is none of this run's, or holds a nested batch.
+        LayerscopeError: The file is damaged, is that of another run, or holds a nested batch.
     """
-    path = run.path / FILE
+    path = folder / FILE
     if not path.exists():
         return None
     file = Tensors(path)
-    run.check_mark(file)
+    check_mark(file, mark)
     tensors, kind = dict(file), file.metadata.get("kind")
     if list(tensors) == ["/"]:
         return tensors["/"]
@@ -71,36 +75,3 @@ def stored_batch(run: Run) -> Any:
     if kind != "tuple" or {*tensors} != {f"/{i}" for i in range(len(tensors))}:
         raise LayerscopeError(f"{path} holds no batch.", "Pass batch=... to measure.")
     return tuple(tensors[f"/{i}"] for i in range(len(tensors)))
-
-
-def blaming_batch(measure: Callable[[M, L], R], moment: M, layers: L) -> R:
-    """``measure(moment, layers)``; where it fails because the batch does not fit, that is said.
-
-    The model is run on the batch only after something has failed.
-
-    Args:
-        measure: What to call.
-        moment: Has ``model``, ``task`` and ``batch``, each of which may be None.
-        layers: Passed on.
-
-    Raises:
-        LayerscopeError: The model does not run on the batch, or its outputs do not fit it.
-    """
-    try:
-        return measure(moment, layers)
-    except LayerscopeError:
-        raise
-    except Exception as error:
-        model, task, batch = (getattr(moment, n, None) for n in ("model", "task", "batch"))
-        if model is None or task is None or batch is None:
-            raise
-        try:
-            with isolated(model), torch.no_grad():
-                task.loss(task.forward(model, batch), batch)
-        except Exception as reason:  # the model and the task are anyone's
-            raise LayerscopeError(
-                f"{type(model).__name__} does not run on the batch: "
-                f"{type(reason).__name__}: {reason}",
-                f"Pass a batch that fits model and task, or mend {FILE} of the run.",
-            ) from error
-        raise

@@ -28,12 +28,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from layerscope.config import RunConfig, from_dict
+from layerscope.config.rates import learning_rate
 from layerscope.errors import LayerscopeError
 from layerscope.networks.isolation import unwrap
 from layerscope.networks.layers import LayerMap
 from layerscope.runs.checkpoints import Tensors, check_mark, check_parameters, kinds, write_tensors
 from layerscope.runs.environment import describe, now
 from layerscope.runs.files import check_name, check_writable, remove_temporaries
+from layerscope.runs.fixed_batch import read_batch, write_batch
 from layerscope.runs.manifest import (
     FORMAT_VERSION,
     Status,
@@ -219,6 +221,37 @@ class Run:
         with self._naming_manifest():
             return from_dict(stored)
 
+    def learning_rate(self, step: int) -> float | None:
+        """Learning rate of the step after ``step`` others; None where no configuration says it.
+
+        Raises:
+            LayerscopeError: This version cannot read the configuration.
+        """
+        config, per_epoch = self.config, self.steps_per_epoch
+        if config is None or per_epoch is None:
+            return None
+        return learning_rate(config, step, per_epoch)
+
+    @property
+    def batch(self) -> Any:
+        """The fixed batch that probes measure on, read anew; None if there is none.
+
+        Raises:
+            LayerscopeError: The file is damaged, is that of another run, or holds a nested batch.
+        """
+        return read_batch(self.path, self.mark)
+
+    def store_batch(self, batch: Any) -> None:
+        """Keep the fixed batch with the run, so that probes measure the same one later.
+
+        Args:
+            batch: A tensor, or a tuple, list or dict of tensors.
+
+        Raises:
+            LayerscopeError: The batch is something else, or the folder cannot be written.
+        """
+        write_batch(self.path, batch, self.mark)
+
     # State
 
     def acquire(self) -> None:
@@ -337,7 +370,7 @@ class Run:
                 f"It has {_some(self.steps)}.",
             )
         tensors = Tensors(path, device)
-        self.check_mark(tensors, step=str(step))
+        check_mark(tensors, self.mark | {"step": str(step)})
         shapes = {k: v for layer in self.layers for k, v in layer.parameters.items()}
         check_parameters(tensors, shapes, self.manifest.get("kinds"))
         return tensors
@@ -353,14 +386,6 @@ class Run:
     def mark(self) -> dict[str, str]:
         """What the metadata of the run's files say; empty for a run from before they did."""
         return {"run": self.manifest["id"]} if "id" in self.manifest else {}
-
-    def check_mark(self, tensors: Tensors, **expected: str) -> None:
-        """Refuse a file that was written for another run, or e.g. for another step.
-
-        Raises:
-            LayerscopeError: Its metadata say so.
-        """
-        check_mark(tensors, self.mark | expected)
 
     def load(self, model: nn.Module, step: int) -> nn.Module:
         """Put the weights and buffers of one step into ``model`` and return it.

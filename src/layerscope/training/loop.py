@@ -167,7 +167,6 @@ def train(
             keep()
             if advance is not None:
                 advance(done, total)
-        assert recorder.run is not None
         outcome = evaluate(made.model, made.task, made.dataset.test)
         if not math.isfinite(outcome["test_loss"]):
             raise DivergedError(

@@ -1,0 +1,243 @@
+"""From weights by name to rows of probes, moment after moment, wherever the weights come from.
+
+A recorder feeds an `Observer` with the live tensors of a module, `layerscope.probes.measure` with
+one checkpoint after the other. It knows nothing of modules in a loop, of processes or of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.networks.layers import LayerMap
+from layerscope.probes.base import FoldingProbe, Moment, MomentProbe
+from layerscope.probes.datasets import Row
+from layerscope.probes.given import Given
+from layerscope.schedule import Schedule
+
+Weights = Mapping[str, Tensor]
+P = TypeVar("P", bound=MomentProbe | FoldingProbe)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """When a probe failed, and why, in words: an error would keep alive what it was raised on."""
+
+    step: int
+    reason: str
+
+
+def reason(error: Exception) -> str:
+    """An error in words, without its remedy."""
+    known = isinstance(error, LayerscopeError)
+    return error.message if known else f"{type(error).__name__}: {error}"
+
+
+@dataclass(eq=False)
+class Watch(Generic[P]):
+    """One probe on its schedule, with what it needs, and what it measured so far.
+
+    Attributes:
+        probe: The probe.
+        schedule: When it is measured, in steps.
+        layers: The layers it selects.
+        given: Model, task and batch, as far as it needs them.
+        rows: What it measured.
+        missing: Why a layer has no value, by name, of all moments so far.
+        failure: The failure since which it is left out.
+    """
+
+    probe: P
+    schedule: Schedule
+    layers: LayerMap
+    given: Given
+    rows: list[Row] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+@dataclass
+class Previous:
+    """Weights at the moment measured before, shared by all probes of one schedule."""
+
+    names: tuple[str, ...]
+    weights: dict[str, Tensor] | None = None
+
+    def refer(self, now: Weights) -> None:
+        """Hold the weights of this moment themselves."""
+        self.weights = {name: now[name] for name in self.names}
+
+    def copy(self, now: Weights) -> None:
+        """Copy the weights of this moment into place; not those that changed shape or are gone."""
+        if self.weights is None:
+            self.weights = {name: now[name].clone() for name in self.names}
+            return
+        found = [(kept, now.get(name)) for name, kept in self.weights.items()]
+        pairs = [(k, n) for k, n in found if n is not None and n.shape == k.shape]
+        torch._foreach_copy_([kept for kept, _ in pairs], [new for _, new in pairs])
+
+
+class Observer(Generic[P]):
+    """Measures probes at moments; one that fails is left out from then on.
+
+    Holds at most the weights that probes compare with: previous ones for every schedule, initial
+    and final ones.
+
+    Args:
+        watches: The probes, their schedules and layers.
+        initial: Finds the weights at step 0 where no moment at step 0 was observed.
+        final: Finds the weights at the last moment, where it is known.
+        learning_rate: The learning rate of the step after so many, None where it is not known.
+        live: Whether weights change after their moment, so that what is kept has to be copied.
+        judge: Called with a watch that fails, the step and the error; may raise.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[Watch[P]],
+        *,
+        initial: Callable[[], Weights],
+        final: Callable[[], Weights] | None = None,
+        learning_rate: Callable[[int], float | None] | None = None,
+        live: bool = True,
+        judge: Callable[[Watch[P], int, Exception], None],
+    ) -> None:
+        self.watches = watches
+        self.previous = _shared_previous(watches)
+        self._find_initial = initial
+        self._initial: dict[str, Tensor] | None = None
+        self._final = final
+        self._learning_rate = learning_rate
+        self._live = live
+        self._judge = judge
+
+    @property
+    def active(self) -> list[Watch[P]]:
+        """The probes that have not failed."""
+        return [one for one in self.watches if one.failure is None]
+
+    def due(self, step: int) -> list[Watch[P]]:
+        """The probes whose schedules ask for this step."""
+        return [one for one in self.active if one.schedule(step)]
+
+    def left(self, step: int) -> list[Watch[P]]:
+        """The probes to measure when the training ends here, though their schedules do not ask.
+
+        Those that compare with the moment before are not among them: their values depend on the
+        time between, and a shorter last interval would look like a change of pace.
+        """
+        return [
+            one
+            for one in self.active
+            if not one.schedule(step) and "previous" not in one.probe.needed
+        ]
+
+    def observe(
+        self,
+        step: int,
+        now: Weights,
+        due: Sequence[Watch[P]],
+        changed: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Measure some probes at this moment, and keep the weights that later ones compare with.
+
+        Args:
+            step: Optimiser steps taken so far.
+            now: Parameters and buffers by name.
+            due: The probes to measure.
+            changed: Layers that no longer have the tensors that they had, by name, and how.
+
+        Raises:
+            Exception: What ``judge`` raises.
+        """
+        # Looked up while a model holds other weights, live ones would be these.
+        whole = cache(lambda: dict(now))
+        for one in due:
+            try:
+                moment = self._moment(one, step, now, whole, changed)
+                if moment is not None:
+                    with torch.no_grad():
+                        one.rows.append((step, one.probe.measure(moment, one.layers)))
+                    one.missing |= moment.missing
+            except Exception as error:  # a probe may do anything; the others go on
+                self.leave_out(one, step, error)
+        for schedule, previous in self.previous.items():
+            if schedule(step):
+                (previous.copy if self._live else previous.refer)(now)
+
+    def _moment(
+        self,
+        one: Watch[P],
+        step: int,
+        now: Weights,
+        whole: Callable[[], Weights],
+        changed: Mapping[str, str],
+    ) -> Moment | None:
+        """The moment as one probe sees it; None at the first one, for a probe that compares two."""
+        if name := next((name for name in one.layers.names if name in changed), None):
+            raise LayerscopeError(
+                f"layer {name!r} is not the one that was recorded so far: {changed[name]}.",
+                "Give layers their final shape first, or record a new run from here.",
+            )
+        needs, given = one.probe.needed, one.given
+        previous = self.previous[one.schedule].weights if "previous" in needs else None
+        if "previous" in needs and previous is None:
+            if isinstance(one.probe, MomentProbe):
+                return None
+            previous = now
+        rate = self._learning_rate if "learning_rate" in needs else None
+        return Moment(
+            step,
+            whole() if "model" in needs else now,
+            previous=previous,
+            initial=self._initial_weights(step, now) if "initial" in needs else None,
+            final=self._final() if "final" in needs and self._final is not None else None,
+            model=given.model,
+            task=given.task,
+            batch=given.batch,
+            learning_rate=rate(step) if rate is not None else None,
+        )
+
+    def _initial_weights(self, step: int, now: Weights) -> dict[str, Tensor]:
+        if self._initial is None:
+            users = [one for one in self.watches if "initial" in one.probe.needed]
+            names = dict.fromkeys(name for one in users for name in one.layers.parameter_names)
+            if step == 0:
+                self._initial = {n: now[n].clone() if self._live else now[n] for n in names}
+            else:
+                found = self._find_initial()
+                self._initial = {name: found[name].to(now[name].device) for name in names}
+        return self._initial
+
+    def leave_out(self, one: Watch[P], step: int, error: Exception) -> None:
+        """Measure a probe no more since it failed at this step.
+
+        Raises:
+            Exception: What ``judge`` raises.
+        """
+        self._judge(one, step, error)
+        one.failure = Failure(step, reason(error))
+
+    def forget(self) -> None:
+        """Be as before the first moment."""
+        for one in self.watches:
+            one.rows, one.missing, one.failure = [], {}, None
+        for previous in self.previous.values():
+            previous.weights = None
+        self._initial = None
+
+
+def _shared_previous(watches: Sequence[Watch[P]]) -> dict[Schedule, Previous]:
+    names: dict[Schedule, dict[str, None]] = {}
+    for one in watches:
+        if "previous" in one.probe.needed:
+            wanted = names.setdefault(one.schedule, {})
+            wanted.update(dict.fromkeys(one.layers.parameter_names))
+    return {schedule: Previous(tuple(wanted)) for schedule, wanted in names.items()}

@@ -1,0 +1,84 @@
+"""Numbers of the whole model over a training: its loss, and what the user logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import xarray as xr
+from torch import Tensor
+
+from layerscope.probes.base import step_coordinates
+
+Numbers = tuple[int, Mapping[str, float]]
+"""Numbers of one step, by name."""
+
+
+@dataclass
+class Scalars:
+    """Losses, as their means between measured moments, and numbers of the user's own.
+
+    Attributes:
+        total: Sum of the losses since the last mean.
+        count: How many these are.
+        means: Mean losses not yet written.
+        logged: The user's numbers not yet written.
+    """
+
+    total: Tensor | float = 0.0
+    count: int = 0
+    means: list[Numbers] = field(default_factory=list)
+    logged: list[Numbers] = field(default_factory=list)
+
+    def add(self, loss: Tensor | float) -> bool:
+        """Add the loss of a step; False, and nothing added, where it is known not to be finite.
+
+        A tensor on an accelerator is not waited for: `close` finds out.
+        """
+        if isinstance(loss, Tensor):
+            loss = loss.detach().float() if loss.is_cuda else loss.item()
+        if not isinstance(loss, Tensor) and not math.isfinite(loss):
+            return False
+        self.total = self.total + loss
+        self.count += 1
+        return True
+
+    def close(self, step: int) -> bool:
+        """Keep the mean of the losses since the last time; False where it is not finite."""
+        mean = float(self.total) / self.count
+        if not math.isfinite(mean):
+            return False
+        self.means.append((step, {"loss": mean}))
+        self.total, self.count = 0.0, 0
+        return True
+
+    def datasets(self, steps_per_epoch: int | None) -> Iterator[tuple[str, xr.Dataset]]:
+        """What there is since the last time, by key; forgotten once the next is asked for."""
+        if self.means:
+            yield "training", scalars(self.means, steps_per_epoch)
+            self.means = []
+        if self.logged:
+            yield "evaluation", scalars(self.logged, steps_per_epoch)
+            self.logged = []
+
+
+def scalars(
+    rows: Sequence[tuple[int, Mapping[str, float]]], steps_per_epoch: int | None
+) -> xr.Dataset:
+    """Numbers of the whole model over steps; several rows of one step are merged."""
+    merged: dict[int, dict[str, float]] = {}
+    for step, values in rows:
+        merged.setdefault(step, {}).update(values)
+    names = dict.fromkeys(name for values in merged.values() for name in values)
+    return xr.Dataset(
+        {
+            name: (
+                "step",
+                [values.get(name, math.nan) for values in merged.values()],
+                {"long_name": name.replace("_", " "), "units": "1", "source": "recorder"},
+            )
+            for name in names
+        },
+        coords=step_coordinates(list(merged), steps_per_epoch),
+    )

@@ -1,0 +1,143 @@
+"""What a recording writes, and who writes it: of several processes the one of rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.networks.layers import LayerMap
+from layerscope.runs.manifest import Status
+from layerscope.runs.store import Run
+
+
+def rank() -> int:
+    """The rank of this process; 0 where there is only one."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else 0
+
+
+def not_open() -> LayerscopeError:
+    """The error where a recorder is used that was not opened."""
+    return LayerscopeError("the recorder is not open.", "Use it in a with statement.")
+
+
+class Writer:
+    """Writes a run. Every process may call it with what it has; that of rank 0 writes.
+
+    Args:
+        path: Folder of the run.
+        rank: Rank of this process.
+    """
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self.path = path
+        self.writes = rank == 0
+        self._rank = rank
+        self._run: Run | None = None
+        self._before: set[Path] = set()
+
+    @property
+    def run(self) -> Run:
+        """The run.
+
+        Raises:
+            LayerscopeError: It was not started yet, or another process writes it.
+        """
+        if self._run is not None:
+            return self._run
+        if not self.writes:
+            raise LayerscopeError(
+                f"the process of rank {self._rank} does not record; rank 0 does.",
+                "Use the run on rank 0 only.",
+            )
+        raise not_open()
+
+    def start(
+        self,
+        layers: LayerMap,
+        steps_per_epoch: int | None,
+        metadata: Mapping[str, Any],
+        batch: Any,
+    ) -> None:
+        """Make a new run.
+
+        Args:
+            layers: The model's layers.
+            steps_per_epoch: Optimiser steps per epoch, where known.
+            metadata: Further arguments of `Run.create`.
+            batch: The fixed batch, or None.
+
+        Raises:
+            LayerscopeError: The folder holds a run or cannot be written, or the batch cannot be
+                stored; then nothing is left behind.
+        """
+        if not self.writes:
+            return
+        self._before = _content(self.path)
+        self._run = Run.create(self.path, layers, steps_per_epoch=steps_per_epoch, **metadata)
+        if batch is not None:
+            try:
+                self._run.store_batch(batch)
+            except BaseException:
+                self.undo_start()
+                raise
+
+    def undo_start(self) -> None:
+        """Remove what was written since `start`, so that the folder is as found."""
+        if self._run is None:
+            return
+        with contextlib.suppress(LayerscopeError):  # a full disk takes no status; the lock is freed
+            self._run.finish("interrupted")
+        self._run = None
+        for path in sorted(_content(self.path) - self._before, reverse=True):  # children first
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    def resume(self) -> dict[str, Any]:
+        """Go on with an interrupted run.
+
+        Returns:
+            The failures that were noted, by key of the probe.
+
+        Raises:
+            LayerscopeError: There is none, or another process writes it.
+        """
+        if not self.writes:
+            return {}
+        self._run = Run.open(self.path)
+        self._run.acquire()
+        notes = self._run.manifest["notes"]
+        notes.pop("error", None)
+        self._run.note("running")
+        return notes.get("failed_probes", {})
+
+    def checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep weights and buffers."""
+        if self.writes:
+            self.run.write_checkpoint(step, state)
+
+    def append(self, datasets: Iterable[tuple[str, xr.Dataset]]) -> None:
+        """Add measurements to those under their keys."""
+        for key, dataset in datasets:
+            if self.writes:
+                self.run.append_results(key, dataset)
+
+    def note_failures(self, failures: Mapping[str, Any]) -> None:
+        """Note the probes that failed, where that is news."""
+        if self.writes and failures != self.run.manifest["notes"].get("failed_probes", {}):
+            self.run.note(failed_probes=failures)
+
+    def finish(self, status: Status, **notes: Any) -> None:
+        """Close the run."""
+        if self.writes:
+            self.run.finish(status, **notes)
+
+
+def _content(folder: Path) -> set[Path]:
+    return {folder, *folder.rglob("*")} if folder.is_dir() else set()
