@@ -17,8 +17,8 @@ from layerscope.config import ResNet
 from layerscope.functional.landscape import displaced, scaled_direction
 from layerscope.models import build
 from layerscope.networks.curvature import gradients
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.sharing import shared_loss
 from layerscope.networks.task import Task
 from layerscope.networks.variants import evaluate_variants

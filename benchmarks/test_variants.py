@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layerscope.config import FCN, VGG, ModelConfig, ResNet
 from layerscope.models import build
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task
 from layerscope.networks.variants import evaluate_variants
 

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None)  # a loaded machine is no failure
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ import torch
 import xarray as xr
 
 from layerscope.cli import main
-from layerscope.cli.choices import get_path, given_paths, set_path, take_name
+from layerscope.cli.choices import given_paths, take_name
 from layerscope.cli.options import RunRecipe
 from layerscope.config import RunConfig, Start
+from layerscope.config.paths import get_path, set_path
 from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import fcn
 from layerscope.runs.store import Run

@@ -168,6 +168,7 @@ def package(tmp_path_factory):
     return folder, python
 
 
+@pytest.mark.slow
 def test_files_dropped_in_are_listed_trained_measured_and_reported(package):
     folder, python = package
     printed = python(WORDS)

@@ -39,7 +39,7 @@ def test_steps(schedule, expected):
     assert steps(schedule) == expected
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(schedule=SCHEDULES)
 def test_a_schedule_reads_back_from_its_text(schedule):
     again = parse(str(schedule))
@@ -47,7 +47,7 @@ def test_a_schedule_reads_back_from_its_text(schedule):
     assert steps(again.bind(7)) == steps(schedule.bind(7))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(one=SCHEDULES, two=SCHEDULES)
 def test_or_is_the_union_and_every_schedule_begins_at_zero(one, two):
     one, two = one.bind(9), two.bind(9)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from tests.reference.data import normalised_batch
 
 from layerscope.data import Batches, Split
@@ -16,7 +16,6 @@ def numbered(n: int) -> Split:
     return Split(torch.arange(float(n)).view(-1, 1), torch.arange(n))
 
 
-@settings(deadline=None)
 @given(n=SIZES, batch_size=SIZES, seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
 def test_every_epoch_is_a_permutation(n, batch_size, seed, epoch):
     batches = Batches(numbered(n), batch_size, seed)
@@ -26,7 +25,6 @@ def test_every_epoch_is_a_permutation(n, batch_size, seed, epoch):
     assert torch.cat(steps).sort().values.tolist() == list(range(n))
 
 
-@settings(deadline=None)
 @given(steps=st.lists(st.integers(0, 60), min_size=1, max_size=12), seed=st.integers(0, 9))
 def test_a_step_does_not_depend_on_what_was_asked_before(steps, seed):
     used = Batches(numbered(11), 3, seed)

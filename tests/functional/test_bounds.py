@@ -2,7 +2,7 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from tests.reference import bounds as reference
 
 from layerscope.errors import LayerscopeError
@@ -53,7 +53,6 @@ def test_the_gap_lies_above_that_of_sauers_sum(n):
         assert dimension not in (0, 2 * n) or exact == pytest.approx(bound)
 
 
-@settings(deadline=None)
 @given(weights=COUNTS, more=COUNTS, units=COUNTS, layers=st.integers(1, 200))
 def test_the_dimension_rises_with_everything(weights, more, units, layers):
     found = vc_dimension(weights, units, layers)
@@ -62,7 +61,6 @@ def test_the_dimension_rises_with_everything(weights, more, units, layers):
     assert found < vc_dimension(weights, units, layers + 1)
 
 
-@settings(deadline=None)
 @given(dimension=st.floats(1, 1e12), n=COUNTS, more=COUNTS, guesses=COUNTS)
 def test_the_gap_falls_with_examples_and_rises_with_the_rest(dimension, n, more, guesses):
     found = generalisation_gap(dimension, n, guesses=guesses)
@@ -73,7 +71,6 @@ def test_the_gap_falls_with_examples_and_rises_with_the_rest(dimension, n, more,
     assert generalisation_gap(dimension, n, 0.01, guesses) > found
 
 
-@settings(deadline=None)
 @given(risk=SHARES, rise=SHARES, share=SHARES, more=SHARES, parameters=COUNTS, n=COUNTS)
 def test_resetting_more_helps_by_what_it_does_not_cost(risk, rise, share, more, parameters, n):
     network = {"units": 100, "layers": 4, "n": n}

@@ -59,7 +59,7 @@ def test_a_large_layer_loses_no_digits(p, dtype):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(factor=st.floats(1e-3, 1e3), seed=st.integers(0, 50), way=st.sampled_from(WAYS))
 def test_scaling_the_weights_changes_nothing(factor, seed, way):
     before, after = ([t.double() for t in side] for side in two_layers(seed))

@@ -26,7 +26,7 @@ def falling(numbers):
     return distance
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(numbers=DISTANCES)
 def test_curve_rate_and_settling_time_equal_the_plain_loop(numbers):
     distance, times = falling(numbers), TIMES.tolist()
@@ -44,7 +44,7 @@ def test_curve_rate_and_settling_time_equal_the_plain_loop(numbers):
 
 
 @given(start=st.floats(1e-6, 1e6), steps=st.integers(1, 10_000))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_rate_over_the_whole_training_is_one_over_t_exactly(start, steps):
     distance = torch.tensor([[start], [0.0]], dtype=torch.float64)
     times = torch.tensor([0.0, steps], dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_times_that_are_no_binary_fractions_are_found():
     assert float(convergence_rate(distance, times, 0.1 + 0.2, 0.7)) == pytest.approx(1.0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000))
 def test_directness_equals_the_plain_loop_and_is_at_most_one(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -29,7 +29,7 @@ def test_owners_repeat_the_index_of_the_layer():
     assert owners([2, 1, 3]).tolist() == [0, 0, 1, 2, 2, 2]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES)
 )
@@ -40,7 +40,7 @@ def test_norms_equal_the_plain_loop(counts, seed, p, dtype):
     np.testing.assert_allclose(found, reference.norms(tensors, owner, len(counts), p), rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=COUNTS, seed=st.integers(0, 99), p=st.sampled_from(ORDERS), dtype=st.sampled_from(DTYPES)
 )

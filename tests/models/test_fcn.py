@@ -12,8 +12,8 @@ from layerscope.config import FCN, CustomModel, ResidualFCN
 from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.fcn import fcn, residual_fcn
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task
 from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference

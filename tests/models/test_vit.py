@@ -9,8 +9,8 @@ from layerscope.config import ViT
 from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.vit import vit
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task
 from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference

@@ -18,7 +18,8 @@ from tests.reference.gradient import mean_gradients
 
 from layerscope.networks import tracing
 from layerscope.networks.curvature import gradients
-from layerscope.networks.isolation import isolated, unique_state
+from layerscope.networks.isolation import isolated
+from layerscope.networks.names import unique_state
 from layerscope.networks.sharing import shared_loss
 from layerscope.networks.task import rows
 from layerscope.networks.variants import evaluate_variants

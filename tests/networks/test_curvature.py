@@ -9,7 +9,7 @@ from tests.reference import hessian as reference
 
 from layerscope.errors import DivergedError
 from layerscope.networks.curvature import gradients, top_eigenvalue
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 from layerscope.networks.sharing import shared_loss
 
 

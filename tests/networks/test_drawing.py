@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.drawing import fresh_weights
-from layerscope.networks.isolation import isolated, unique_state
+from layerscope.networks.isolation import isolated
+from layerscope.networks.names import unique_state
 
 MIDDLE = ["2"]
 

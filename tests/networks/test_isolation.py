@@ -9,7 +9,8 @@ from tests.cases import CASES, CNN, FCN
 from tests.training_loop import random_state
 from torch import nn
 
-from layerscope.networks.isolation import isolated, unwrap
+from layerscope.networks.isolation import isolated
+from layerscope.networks.names import unwrap
 
 
 def draw():

@@ -8,7 +8,7 @@ from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.models.resnet import resnet
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 from layerscope.networks.surgery import (
     freeze,
     fresh_weights,

@@ -7,7 +7,7 @@ from tests.memory import peak_bytes
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task
 from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference

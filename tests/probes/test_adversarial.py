@@ -11,8 +11,9 @@ from layerscope.data.dataset import Split
 from layerscope.data.loader import InOrder
 from layerscope.errors import LayerscopeError
 from layerscope.networks.attacks import FGSM, PGD, UNBOUNDED, Pixels, correct_under_attack, pieces
-from layerscope.networks.isolation import mixed_seed, unique_state
+from layerscope.networks.isolation import mixed_seed
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.stochastic import stochastic
 from layerscope.networks.task import Task
 from layerscope.probes import measure

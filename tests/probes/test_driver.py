@@ -318,11 +318,11 @@ def test_a_probe_that_fails_does_not_hinder_the_others(run):
 
 def test_several_that_fail_are_all_named(run):
     run.path.joinpath("batch.safetensors").unlink()
-    probes = [GradientMagnitude(), Convergence(intervals=((2, 1),)), PathAndProgress()]
+    probes = [GradientMagnitude(), Convergence(intervals=((0, 0.5),)), PathAndProgress()]
     with pytest.raises(LayerscopeError) as said:
         measure_all(probes, run, **GIVEN)
     assert said.value.message.startswith("2 probes failed: gradient_magnitude: GradientMagnitude n")
-    assert "convergence,intervals=[[2,1]]: Convergence of" in said.value.message
+    assert "convergence,intervals=[[0,0.5]]: Convergence of" in said.value.message
     assert "Pass batch=..." in said.value.remedy
     assert "Choose intervals" in said.value.remedy
     with pytest.raises(ZeroDivisionError) as raised:

@@ -10,8 +10,9 @@ from tests.reference import frequency as reference
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import mixed_seed, unique_state
+from layerscope.networks.isolation import mixed_seed
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.probes import ResponseFrequency, measure
 from layerscope.probes.base import Moment
 

@@ -12,8 +12,8 @@ from tests.reference import predictiveness as reference
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task, rows
 from layerscope.probes import GradientPredictiveness, measure
 from layerscope.probes.base import Moment

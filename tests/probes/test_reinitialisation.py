@@ -10,7 +10,8 @@ from tests.cases import CNN, FCN
 
 from layerscope import config
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import mixed_seed, unique_state
+from layerscope.networks.isolation import mixed_seed
+from layerscope.networks.names import unique_state
 from layerscope.probes import Reinitialisation, measure
 from layerscope.recording.recorder import Recorder
 from layerscope.runs.store import Run

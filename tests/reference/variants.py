@@ -2,7 +2,7 @@
 
 import torch
 
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 
 
 def evaluate(model, variants, data, task):

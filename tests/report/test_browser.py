@@ -141,6 +141,7 @@ def test_hover_names_layer_and_value(reader, path):
     assert "relative change 0." in text
 
 
+@pytest.mark.slow
 def test_zoom_by_dragging_is_shared_and_double_click_resets(reader, path):
     reader.open(path)
     reader.draw_all()
@@ -166,6 +167,7 @@ def test_zoom_by_dragging_is_shared_and_double_click_resets(reader, path):
     assert reader.range("distance") != pytest.approx(zoomed)
 
 
+@pytest.mark.slow
 def test_choosing_layers_holds_in_every_figure_and_in_the_table(reader, path):
     reader.open(path)
     reader.draw_all()
@@ -241,6 +243,7 @@ def test_theme_follows_the_system_and_the_button(browser, path):
     assert reader.faults == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["path", "deep_path"])
 def test_nothing_is_wider_than_the_screen(reader, which, request):
     reader.tab.set_viewport_size({"width": 400, "height": 800})

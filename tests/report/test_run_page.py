@@ -140,10 +140,12 @@ def everything(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_every_probe_applies_to_one_of_the_networks(everything):
     assert set.union(*(measured for _, measured in everything.values())) == set(PROBES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_every_probe_that_was_measured_has_its_section_in_order(everything, tmp_path, name, seeds):
@@ -163,6 +165,7 @@ def test_every_figure_can_be_saved(everything, tmp_path, name):
     assert len(save_figures(figures, tmp_path)) == 2 * len(figures)
 
 
+@pytest.mark.slow
 def test_a_probe_without_a_heading_stands_under_its_summary(everything, monkeypatch):
     runs, _ = everything["images"]
     monkeypatch.setattr(PROBES["gradient_magnitude"], "heading", "")

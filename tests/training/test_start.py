@@ -26,8 +26,8 @@ from layerscope.config import (
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
 from layerscope.models.fcn import fcn
-from layerscope.networks.isolation import unique_state
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unique_state
 from layerscope.probes import Convergence, DistanceFromInitialisation, GradientMagnitude, measure
 from layerscope.probes import Reinitialisation as Resets
 from layerscope.runs.store import Run

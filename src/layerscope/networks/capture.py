@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.networks.isolation import differentiable, isolated, named_modules, unwrap
+from layerscope.networks.isolation import differentiable, isolated
+from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.task import Task
 
 

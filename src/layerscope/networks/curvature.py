@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.networks.names import Weights
 
-Weights = Mapping[str, Tensor]
 Differentiable = Callable[[Weights], tuple[Tensor, list[Tensor]]]
 """From tensors by name to a scalar and the tensors, in that order, it can be differentiated by."""
 TOLERANCE = 1e-4

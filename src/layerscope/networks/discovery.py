@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, unknown
-from layerscope.networks.isolation import isolated, named_modules, named_state, unwrap
+from layerscope.networks.isolation import isolated
+from layerscope.networks.names import named_modules, named_state, unwrap
 from layerscope.networks.structure import Following, Outline, homes, kind
 
 Forward = Callable[[nn.Module, Any], Any]

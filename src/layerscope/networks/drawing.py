@@ -17,15 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import (
-    copied,
-    differentiable,
-    every_tensor,
-    isolated,
-    mixed_seed,
-    named_modules,
-    unwrap,
-)
+from layerscope.networks.isolation import copied, differentiable, isolated, mixed_seed
+from layerscope.networks.names import every_tensor, named_modules, unwrap
 
 Factory = Callable[[], nn.Module]
 SETTLING = 50

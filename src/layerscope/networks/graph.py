@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from layerscope.networks.names import Weights
 from layerscope.networks.snapshot import ATOMS
 from layerscope.networks.task import as_tree
 
 _log = logging.getLogger(__name__)
 BLOCK = 16
 """Channels that a processor's convolution takes at once; fewer are padded in its copies."""
-Weights = Mapping[str, Tensor]
 Values = dict[fx.Node, Any]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from layerscope.networks.isolation import isolated, named_modules
+from layerscope.networks.isolation import isolated
+from layerscope.networks.names import Weights, named_modules
 from layerscope.networks.task import Task
-
-Weights = Mapping[str, Tensor]
 
 
 def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,17 @@ from layerscope.networks.curvature import Differentiable, gradients
 from layerscope.networks.graph import Graph, Nested
 from layerscope.networks.isolation import (
     differentiable,
-    every_tensor,
     holding,
     isolated,
     seed_all,
-    unwrap,
     without_aliases,
 )
+from layerscope.networks.names import Weights, every_tensor, unwrap
 from layerscope.networks.snapshot import Snapshot
 from layerscope.networks.task import Task
 from layerscope.networks.tracing import traced
 
 _log = logging.getLogger(__name__)
-Weights = Mapping[str, Tensor]
 
 
 def base_weights(model: nn.Module, weights: Weights | None) -> dict[str, Tensor]:

@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import Layer
 from layerscope.networks.drawing import Factory, fresh_weights
-from layerscope.networks.isolation import (
-    exchanged,
-    mixed_seed,
-    named_modules,
-    no_checkpointing,
-    unique_state,
-)
-
-Weights = Mapping[str, Tensor]
+from layerscope.networks.isolation import exchanged, mixed_seed, no_checkpointing
+from layerscope.networks.names import Weights, named_modules, unique_state
 
 
 class StochasticClassifier(nn.Module):

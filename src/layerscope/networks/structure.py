@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 from torch.utils import _pytree as pytree
 
-from layerscope.networks.isolation import named_modules
+from layerscope.networks.names import named_modules
 
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

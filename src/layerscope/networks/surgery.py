@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import Forward, Layer, blocks, matching, preview, run_example
 from layerscope.networks.drawing import Factory, fresh_weights
-from layerscope.networks.isolation import copied, every_tensor, isolated, unique_state
+from layerscope.networks.isolation import copied, isolated
+from layerscope.networks.names import every_tensor, unique_state
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from layerscope.networks.graph import TENSOR, Graph, Nested, UntraceableError, Weights
-from layerscope.networks.isolation import every_tensor, exchanged, preserved
+from layerscope.networks.isolation import exchanged, preserved
+from layerscope.networks.names import every_tensor
 from layerscope.networks.snapshot import Snapshot
 from layerscope.networks.task import Task
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.graph import Graph
-from layerscope.networks.isolation import isolated, other_tensors, unwrap
+from layerscope.networks.isolation import isolated, other_tensors
+from layerscope.networks.names import Weights, unwrap
 from layerscope.networks.sharing import Subject, base_weights, check_names, trusted
 from layerscope.networks.task import Task, examples, rows
 
-Weights = Mapping[str, Tensor]
 Judged = tuple[Tensor, Tensor | None]
 GIB = 2**30
 CACHE = 2**22

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.networks.isolation import named_modules, unwrap
+from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.snapshot import ATOMS
 from layerscope.networks.task import as_tree
 from layerscope.probes.given import Given

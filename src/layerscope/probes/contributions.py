@@ -15,8 +15,9 @@ from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.functional.spectrum import mean_frequency
 from layerscope.networks.capture import capture
 from layerscope.networks.discovery import matching
-from layerscope.networks.isolation import device_of, isolated, named_modules
+from layerscope.networks.isolation import device_of, isolated
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import named_modules
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe
 
 TOLERANCE = 1e-4

@@ -20,6 +20,7 @@ from layerscope.functional.convergence import (
 )
 from layerscope.functional.norms import layer_distances
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import Weights
 from layerscope.probes.base import (
     FoldingProbe,
     Moment,
@@ -30,8 +31,6 @@ from layerscope.probes.base import (
     over_time,
     step_coordinates,
 )
-
-Weights = Mapping[str, Tensor]
 
 
 def _distances(layers: LayerMap, one: Weights, other: Weights) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from layerscope.networks.isolation import unwrap
+from layerscope.networks.names import unwrap
 from layerscope.networks.task import Task
 from layerscope.probes.base import Probe
 from layerscope.probes.call import Advance, Alone, Call, Shared, noting, together

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
-from layerscope.networks.isolation import isolated, mixed_seed, named_modules, unwrap
+from layerscope.networks.isolation import isolated, mixed_seed
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.task import Task, rows
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import layer_norms
 from layerscope.networks.curvature import gradients
-from layerscope.networks.isolation import differentiable, isolated, leaves, unwrap
+from layerscope.networks.isolation import differentiable, isolated, leaves
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unwrap
 from layerscope.probes.base import (
     Moment,
     MomentProbe,

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import unwrap
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unwrap
 from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.conditions import Conditions

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import Weights
 from layerscope.probes.base import FoldingProbe, Moment, MomentProbe
 from layerscope.probes.datasets import Row
 from layerscope.probes.given import Given
 from layerscope.schedule import Schedule
 
-Weights = Mapping[str, Tensor]
 P = TypeVar("P", bound=MomentProbe | FoldingProbe)
 
 

@@ -15,8 +15,8 @@ from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.similarity import layer_cosines
 from layerscope.networks.curvature import gradients
-from layerscope.networks.isolation import every_tensor
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import every_tensor
 from layerscope.networks.sharing import shared_loss
 from layerscope.networks.task import examples, rows
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -20,12 +20,11 @@ from layerscope.networks.discovery import Layer
 from layerscope.networks.drawing import fresh_weights
 from layerscope.networks.isolation import device_of, mixed_seed
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import Weights
 from layerscope.networks.recalibration import normalisations, recalibrated
 from layerscope.networks.variants import Evaluation, evaluate_variants
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, layer_coordinates
 from layerscope.probes.resets import RANDOM, Rule, marked, robustness_heatmap
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

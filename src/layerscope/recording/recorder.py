@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from layerscope import schedule as schedules
 from layerscope.errors import DivergedError, LayerscopeError
-from layerscope.networks.isolation import unwrap
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unwrap
 from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.given import Given

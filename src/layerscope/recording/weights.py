@@ -8,8 +8,8 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import named_modules, named_state, unwrap
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import named_modules, named_state, unwrap
 
 FSDP = "FullyShardedDataParallel"
 

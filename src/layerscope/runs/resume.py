@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 from layerscope.runs.checkpoints import Tensors, write_tensors
 from layerscope.runs.manifest import Count, check_fields, run_id
 

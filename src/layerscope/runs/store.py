@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from layerscope.config import RunConfig, from_dict
 from layerscope.config.rates import learning_rate
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import unwrap
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unwrap
 from layerscope.runs.checkpoints import Tensors, check_mark, check_parameters, kinds, write_tensors
 from layerscope.runs.environment import describe, now
 from layerscope.runs.files import check_name, check_writable, remove_temporaries

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from layerscope.config import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, OptimizerConfig, RMSprop
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.networks.discovery import preview
-from layerscope.networks.isolation import unique_state
+from layerscope.networks.names import unique_state
 
 SCHEDULES = ("step", "cosine")
 

@@ -11,7 +11,7 @@ from tests.cases import FCN, TIED
 from torch import nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.isolation import named_state
+from layerscope.networks.names import named_state
 from layerscope.runs.sources import fitting, read_state_dict
 from layerscope.runs.sources.fitting import fit
 from layerscope.runs.store import Run

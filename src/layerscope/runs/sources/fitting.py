@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import LAZY
-from layerscope.networks.isolation import named_state
+from layerscope.networks.names import named_state
 from layerscope.runs.checkpoints import Tensors
 from layerscope.runs.sources.state_dicts import StateDict, is_extra, open_state_dict
 
