@@ -70,9 +70,9 @@ def test_what_is_given_is_not_derived():
 
 
 def test_texts_are_those_of_the_run_that_is_made():
-    for epochs, until, drop in ((8, 2, 4), (3, 1, 1)):
+    for epochs, until, drop in ((8, "2 epochs", 4), (3, "epoch", 1)):
         study = find("layer_convergence_bias.fig1b")("small", {"epochs": epochs})
-        assert study.claims[0].text.endswith(f"over the first {until} epochs.")
+        assert study.claims[0].text.endswith(f"over the first {until}.")
         assert study.variants["residual"].milestones == (drop,)
         assert f"{epochs} epochs instead of 300" in study.reduction
     texts = [claim.text for claim in fig2("small", {"epochs": 6}).claims]

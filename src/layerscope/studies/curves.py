@@ -13,6 +13,11 @@ from layerscope.studies.quantity import Quantity
 Interval = tuple[float, float]
 
 
+def opening(until: int) -> str:
+    """``the first 5 epochs``, or ``the first epoch``."""
+    return "the first epoch" if until == 1 else f"the first {until} epochs"
+
+
 def rate(run: Variant, probe: Convergence, interval: Interval | None = None) -> Quantity:
     """C of a variant's layers over an interval of the probe, the first by default."""
     place = 0 if interval is None else probe.intervals.index(interval)
@@ -75,7 +80,7 @@ def progress(
     yield bars(
         rates,
         "rates",
-        f"Convergence rate over the first {until} epochs",
+        f"Convergence rate over {opening(until)}",
         "C(0, t) of Definition 2.1: share of the way to the final weights covered per epoch; "
         f"{OVER_SEEDS}",
         **({"hue": hue} if hue else {}),

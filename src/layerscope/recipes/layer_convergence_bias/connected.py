@@ -17,7 +17,7 @@ from layerscope.recipes.layer_convergence_bias.settings import (
     titled,
 )
 from layerscope.studies.comparisons import each, exceeds, falls
-from layerscope.studies.curves import Interval, progress, rate
+from layerscope.studies.curves import Interval, opening, progress, rate
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
 from layerscope.studies.plots import described, reported, table
@@ -85,8 +85,8 @@ def fig1a(runs: Runs) -> Items:
     ratio = log2(early["layer3"] / early["layer2"]).mean("step")
     yield claim(
         "order",
-        f"On [-2, 2], shallower layers converge faster over the first {until} epochs: C(layer 1) "
-        "> C(hidden 1) > C(hidden 2). [Fig. 1a, Observation 2.1]",
+        f"On [-2, 2], shallower layers converge faster over {opening(until)}: C(layer 1) > "
+        "C(hidden 1) > C(hidden 2). [Fig. 1a, Observation 2.1]",
         falls(C, "C", LAYERS, names(narrow).__getitem__),
     )
     both = {
@@ -96,7 +96,7 @@ def fig1a(runs: Runs) -> Items:
     yield claim(
         "gradient",
         "On [-2, 2], hidden layer 2 has the larger gradient, yet hidden layer 1 converges faster "
-        f"over the first {until} epochs. [Section 3.1]",
+        f"over {opening(until)}. [Section 3.1]",
         each(both),
     )
     yield claim(

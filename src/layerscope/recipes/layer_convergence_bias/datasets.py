@@ -26,7 +26,7 @@ from layerscope.recipes.layer_convergence_bias.networks import (
 )
 from layerscope.recipes.layer_convergence_bias.settings import paper
 from layerscope.studies.comparisons import extreme
-from layerscope.studies.curves import curves, rate
+from layerscope.studies.curves import curves, opening, rate
 from layerscope.studies.guards import scored
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
@@ -92,8 +92,8 @@ def fig8e(runs: Runs) -> Items:
         gain, shallow = simple - hard, SHALLOW[family]
         yield claim(
             family,
-            f"{NAMES[family]}: {last} converges faster on the simpler set over the first {until} "
-            "epochs. [Fig. 8 (e-h), Section 5]",
+            f"{NAMES[family]}: {last} converges faster on the simpler set over {opening(until)}. "
+            "[Fig. 8 (e-h), Section 5]",
             gain[last],
             "C, simple less complex set",
         )
@@ -203,14 +203,14 @@ def fig10(runs: Runs) -> Items:
     stages = [f"stage{i}" for i in (1, 2, 3)]
     yield claim(
         "deepest",
-        f"Pre-trained, stage 4 converges faster than all other stages over the first {until} "
-        "epochs. [Fig. 10, Section 6.2]",
+        f"Pre-trained, stage 4 converges faster than all other stages over {opening(until)}. "
+        "[Fig. 10, Section 6.2]",
         extreme(rate(pretrained, probe), "stage4", stages, "C"),
     )
     yield claim(
         "scratch",
-        f"From scratch, stage 1 converges faster than stage 4 over the first {until} epochs. "
-        "[Fig. 10, Section 6.2]",
+        f"From scratch, stage 1 converges faster than stage 4 over {opening(until)}. [Fig. 10, "
+        "Section 6.2]",
         early["stage1"] - early["stage4"],
         "C(stage 1) - C(stage 4)",
     )

@@ -22,7 +22,7 @@ from layerscope.recipes.layer_convergence_bias.settings import (
     titled,
 )
 from layerscope.studies.comparisons import each, exceeds, falls
-from layerscope.studies.curves import bias, progress, rate
+from layerscope.studies.curves import bias, opening, progress, rate
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, bars, described, lines, reported, surface, table
@@ -62,8 +62,7 @@ def fig1b(runs: Runs) -> Items:
     found = run.of(gradients, "gradient_magnitude").when(lambda epoch: epoch <= until)
     yield claim(
         "faster",
-        f"Block 1 converges faster than block 4 over the first {until} epochs. [Fig. 1b, Section "
-        "3.1]",
+        f"Block 1 converges faster than block 4 over {opening(until)}. [Fig. 1b, Section 3.1]",
         bias(C, inner),
         "C(Res-Block 1) - C(Res-Block 4)",
     )
@@ -279,8 +278,8 @@ def path_and_progress(runs: Runs) -> Items:
     }
     yield claim(
         "both",
-        f"Block 4 walks further than block 1 and converges more slowly over the first {until} "
-        f"epochs: the two papers' observations, in one run. [{TWO_PAPERS}]",
+        f"Block 4 walks further than block 1 and converges more slowly over {opening(until)}: "
+        f"the two papers' observations, in one run. [{TWO_PAPERS}]",
         each(both),
     )
     yield claim(
