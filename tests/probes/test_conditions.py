@@ -11,12 +11,15 @@ from tests.cases import CASES, FCN, Tied
 from tests.training_loop import train
 from torch import nn
 
+from layerscope.config import FCN as FCNConfig
+from layerscope.config import Digits, RunConfig
 from layerscope.models.fcn import fcn
 from layerscope.networks.task import Task
 from layerscope.probes import GradientMagnitude, Reinitialisation, measure
 from layerscope.probes.conditions import fingerprint
 from layerscope.runs.store import Run
 from layerscope.schedule import every
+from layerscope.training.problem import problem
 
 
 @pytest.fixture
@@ -90,3 +93,13 @@ def test_a_hook_or_another_forward_makes_a_model_unknown():
     model = FCN.model()
     model.layer1.register_forward_hook(lambda *_: None)
     assert fingerprint(model) != fingerprint(model)
+
+
+def test_what_code_means_does_not_depend_on_the_room_it_stands_in():
+    """Measurements of before there were rooms, and before runs had groups, are read back."""
+    assert fingerprint(Task.classification()) == "eb5a697df4bc53b8"
+    config = RunConfig(model=FCNConfig(2, 32), data=Digits(), epochs=6, batch_size=64)
+    factory = problem(config).factory
+    assert fingerprint(factory) == "3a8831e55a7a31ca"
+    grouped = problem(replace(config, groups=("thirds",))).factory
+    assert fingerprint(grouped) == fingerprint(factory)

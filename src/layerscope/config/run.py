@@ -12,6 +12,8 @@ from layerscope.config.optimisers import SGD, OptimizerConfig
 from layerscope.errors import LayerscopeError
 
 Unit = Literal["family", "tensor", "module", "block", "stage"]
+LABEL = "label"
+"""Metadata of a field that only labels: measurements are the same whatever it says."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class RunConfig(Config):
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     unit: Unit = "family"
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata={LABEL: True})
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     checkpoints: str = "epochs(1)"
     probe_batch: int = 512

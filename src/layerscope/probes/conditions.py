@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.config.run import LABEL
 from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.snapshot import ATOMS
 from layerscope.networks.task import as_tree
 from layerscope.probes.given import Given
 
 OWN = ("torch", "layerscope")
+ROOMS = ("networks", "training")
 
 
 class _UnknownError(Exception):
@@ -101,7 +103,8 @@ def _described(value: Any) -> str:
     if isinstance(value, FunctionType | BuiltinFunctionType):
         return _described_function(value)
     if dataclasses.is_dataclass(value) and _is_own(type(value)):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        meant = [f for f in dataclasses.fields(value) if not f.metadata.get(LABEL)]
+        fields = {f.name: getattr(value, f.name) for f in meant}
         return f"{type(value).__qualname__}{_described(fields)}"
     raise _UnknownError
 
@@ -116,7 +119,14 @@ def _described_function(function: Any) -> str:
         raise _UnknownError
     if not _is_own(function) and not hasattr(torch, name) and not hasattr(Tensor, name):
         raise _UnknownError
-    return f"{function.__module__}.{name}"
+    return f"{_home(function.__module__)}.{name}"
+
+
+def _home(module: str) -> str:
+    """A module's name without its room, so that code means the same where it has moved to one."""
+    package, _, rest = module.partition(".")
+    room, _, inside = rest.partition(".")
+    return f"{package}.{inside}" if package == "layerscope" and room in ROOMS and inside else module
 
 
 def _described_tensor(tensor: Tensor) -> str:
