@@ -11,8 +11,7 @@ from tests.cases import CASES, FCN, Tied
 from tests.training_loop import train
 from torch import nn
 
-from layerscope.config import FCN as FCNConfig
-from layerscope.config import Digits, RunConfig
+from layerscope import config as configs
 from layerscope.models.fcn import fcn
 from layerscope.networks.task import Task
 from layerscope.probes import GradientMagnitude, Reinitialisation, measure
@@ -98,7 +97,9 @@ def test_a_hook_or_another_forward_makes_a_model_unknown():
 def test_what_code_means_does_not_depend_on_the_room_it_stands_in():
     """Measurements of before there were rooms, and before runs had groups, are read back."""
     assert fingerprint(Task.classification()) == "eb5a697df4bc53b8"
-    config = RunConfig(model=FCNConfig(2, 32), data=Digits(), epochs=6, batch_size=64)
+    config = configs.RunConfig(
+        model=configs.FCN(2, 32), data=configs.Digits(), epochs=6, batch_size=64
+    )
     factory = problem(config).factory
     assert fingerprint(factory) == "3a8831e55a7a31ca"
     grouped = problem(replace(config, groups=("thirds",))).factory
