@@ -49,7 +49,8 @@ def test_a_network_near_guessing_decides_nothing(error, outcome):
 
 
 def test_where_guessing_is_not_known_the_claim_is_decided():
-    assert if_learnt({"a": Images("my/own")}, Performance(), HOLDS)(data(99)).outcome == "holds"
+    verdict = if_learnt({"a": Images("my/own")}, Performance(), HOLDS)(data(99))
+    assert (verdict.outcome, "its classes are not known" in verdict.note) == ("holds", True)
 
 
 @pytest.mark.parametrize(("left", "outcome"), [(5, "holds"), (3, "holds"), (2, "inconclusive")])

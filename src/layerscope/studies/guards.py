@@ -92,25 +92,29 @@ def if_learnt(variants: Mapping[str, DataConfig], probe: Performance, decide: De
 
     def decided(data: xr.DataTree) -> Verdict:
         verdict = decide(data)
-        there = {name: config for name, config in variants.items() if name in data.children}
+        guesses = {name: guessing(config) for name, config in variants.items()}
+        unknown = [name for name, guess in guesses.items() if guess is None]
         hardly = [
             f"{name} ({score})"
-            for name, config in there.items()
-            if (score := _too_near(data, name, probe, guessing(config)))
+            for name, guess in guesses.items()
+            if guess is not None
+            and name in data.children
+            and (score := _too_near(data, name, probe, guess))
         ]
-        if not hardly:
-            return verdict
-        have = "has" if len(hardly) == 1 else "have"
-        note = f"Not decided: {', '.join(hardly)} {have} learnt hardly anything."
-        return replace(verdict, outcome="inconclusive", note=f"{note} {verdict.note}".strip())
+        if hardly:
+            have = "has" if len(hardly) == 1 else "have"
+            note = f"Not decided: {', '.join(hardly)} {have} learnt hardly anything."
+            return replace(verdict, outcome="inconclusive", note=f"{note} {verdict.note}".strip())
+        if unknown:
+            note = f"How far {', '.join(unknown)} learnt is not judged: its classes are not known."
+            return replace(verdict, note=f"{verdict.note} {note}".strip())
+        return verdict
 
     return decided
 
 
-def _too_near(data: xr.DataTree, name: str, probe: Performance, guess: Guessing | None) -> str:
+def _too_near(data: xr.DataTree, name: str, probe: Performance, guess: Guessing) -> str:
     """The score of a variant that is hardly better than guessing; empty where it is better."""
-    if guess is None:
-        return ""
     found = float(scored(probe, name, guess.variable).values(data).mean())
     if found <= LEARNT * guess.value:
         return ""

@@ -194,7 +194,9 @@ class Runs(Mapping[str, Variant]):
             return f"{_counted(config.epochs, 'epoch')} on the embedded digits"
         steps = config.epochs * (training_examples(data) or 0) / config.batch_size
         side = f" of {data.image_size}x{data.image_size} pixels" if data.image_size else ""
-        warm_up = f"{config.warmup / steps:.0%} of the steps warm up, " if config.warmup else ""
+        warm_up = (
+            f"{config.warmup / steps:.0%} of the steps warm up, " if config.warmup and steps else ""
+        )
         return (
             f"{_counted(config.epochs, 'epoch')} on {_number(data.limit)} images{side}, tested on "
             f"{_number(data.test_limit)}, batch {config.batch_size}, learning rate "
