@@ -232,6 +232,23 @@ def test_a_sweep_says_which_setting_diverged(name):
     assert len(study.figures(tree(study, made))[1].row_names()) == len(variants) - 1
 
 
+def test_a_sweep_says_how_many_runs_diverged():
+    study, made = swept("fig13", 1)
+
+    def some(left):
+        def found(variant):
+            every = made(variant)
+            if variant != "lr0.1":
+                return every
+            return {kind: data.isel(seed=slice(left)) for kind, data in every.items()}
+
+        return verdicts(study, found).values()
+
+    assert all("2 of 5 runs of lr0.1 diverged" in v.note for v in some(3))
+    assert {v.outcome for v in some(3)} == {"holds"}
+    assert {v.outcome for v in some(2)} == {"inconclusive"}
+
+
 def test_fewer_seeds_are_no_runs_that_diverged():
     study, made = swept("fig13", 1, seeds=2)
     found = verdicts(study, made, seeds=2).values()

@@ -1,7 +1,10 @@
 """What holds for the recipes of every paper, at every scale and with every setting replaced."""
 
+import inspect
+
 import pytest
 
+from layerscope import catalogue
 from layerscope.config import from_dict, to_dict
 from layerscope.errors import LayerscopeError
 from layerscope.probes import Convergence
@@ -90,6 +93,19 @@ def test_other_seeds():
 def test_a_setting_that_no_run_has():
     with pytest.raises(LayerscopeError, match="has the setting 'wdth'"):
         fig1a("small", {"model.wdth": 3})
+
+
+def test_lists_say_what_importing_says():
+    """Names, order and headlines are read from sources there."""
+    listed = {
+        f"{paper}.{entry.name}": entry.headline
+        for paper in catalogue.papers()
+        for entry in catalogue.recipes(f"recipes/{paper}").values()
+    }
+    assert list(listed) == list(RECIPES)
+    for name, headline in listed.items():
+        assert headline
+        assert inspect.cleandoc(RECIPES[name].__doc__).partition("\n")[0] == headline
 
 
 def test_names_that_are_no_recipes():

@@ -68,7 +68,7 @@ def _context(run: Any, options: Any) -> dict[str, Any]:
             f"--{alone[0]} is given without --model.",
             "Name the model's factory too: --model package.module:function.",
         )
-    if run.config is None or not {"model", "data"} & options.settings.needs:
+    if run.config is None or not {"model", "data"} & options.settings.needed:
         return {}
     made = restore(run, options.data_root)
     return made.given

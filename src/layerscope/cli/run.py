@@ -17,16 +17,18 @@ from layerscope.errors import LayerscopeError
 
 def run(words: list[str]) -> None:
     """Reproduce a figure or table: runs, measurements, verdicts, report."""
-    from layerscope.recipes import find, recipes
-    from layerscope.reproduce import reproduce
-
     rest, default = list(words), RunConfig()
-    wants_help = "-h" in words or "--help" in words
-    if not wants_help and (name := take_name(rest, recipes().__contains__, RunRecipe)):
-        _, default = next(iter(find(name).plan(_scale(words)).variants.values()))
-        rest = [name, *rest]
+    if "-h" not in words and "--help" not in words:
+        from layerscope.recipes import find, recipes
+
+        if name := take_name(rest, recipes().__contains__, RunRecipe):
+            _, default = next(iter(find(name).plan(_scale(words)).variants.values()))
+            rest = [name, *rest]
     start = RunRecipe(recipe=tyro.MISSING, config=default)
     options = parse(RunRecipe, rest, "run", default=start)
+    from layerscope.recipes import find
+    from layerscope.reproduce import reproduce
+
     changes = {path: get_path(options.config, path) for path in given_paths(words, default)}
     if "seed" in changes:
         raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")

@@ -72,7 +72,7 @@ def _reaches_end(run: Run, probe: Probe, live: xr.Dataset) -> bool:
     A probe that compares two moments ends with the last full interval of its schedule.
     """
     after = range(int(live["step"][-1]) + 1, run.steps[-1] + 1 if run.steps else 0)
-    if "previous" not in probe.needs:
+    if "previous" not in probe.needed:
         return not after
     schedule = parse(live.attrs["schedule"])
     return not any(schedule(step) for step in after)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import xarray as xr
 
@@ -41,6 +42,7 @@ class Guessing:
         return f"{self.value:g}%" if self.variable == "error" else f"{self.value:.3g}"
 
 
+@cache
 def guessing(config: DataConfig) -> Guessing | None:
     """What guessing scores: the error on balanced classes, or the variance of the targets.
 

@@ -13,7 +13,7 @@ from layerscope.figures.figure import Bars, Figure, Lines, Surface, Table
 from layerscope.probes import Performance, Probe
 from layerscope.studies.guards import guessing, scored
 from layerscope.studies.plan import Runs, Variant
-from layerscope.studies.quantity import Quantity, probes_of, stacked
+from layerscope.studies.quantity import Quantity, dataset_of, probes_of, stacked
 
 OVER_SEEDS = "mean and 95% interval over seeds."
 CURVE = f"Distance to the final weights over the distance at initialisation; {OVER_SEEDS}"
@@ -99,7 +99,7 @@ def of_probe(
     """Figures that are made of everything a probe measured on a variant."""
 
     def draw(data: xr.DataTree) -> list[Figure]:
-        return list(figures(data[variant.name][probe.key].to_dataset()))
+        return list(figures(dataset_of(data, probe, variant.name)))
 
     return Plot(draw, (probe,))
 

@@ -141,9 +141,6 @@ class Quantity:
         return combined(operator.truediv, self, other)
 
 
-Arrays = Mapping[str, "Quantity | xr.DataArray"]
-
-
 def measured(probe: Probe, variable: str, variant: str) -> Quantity:
     """What a probe measures on a variant.
 
@@ -157,16 +154,25 @@ def measured(probe: Probe, variable: str, variant: str) -> Quantity:
     """
 
     def values(data: xr.DataTree) -> xr.DataArray:
-        if variant not in data.children:
-            raise unknown("variant", variant, data.children)
-        if probe.key not in data[variant].children:
-            raise unknown(f"measurement of {variant}", probe.key, data[variant].children)
-        found = cast(xr.DataTree, data[variant][probe.key]).to_dataset()
+        found = dataset_of(data, probe, variant)
         if variable not in found:
             raise unknown(f"variable of {probe.key}", variable, map(str, found.data_vars))
         return found[variable]
 
     return Quantity(values, (probe,), (variant,))
+
+
+def dataset_of(data: xr.DataTree, probe: Probe, variant: str) -> xr.Dataset:
+    """Everything a probe measured on a variant, over seeds.
+
+    Raises:
+        LayerscopeError: The data hold no such variant or probe.
+    """
+    if variant not in data.children:
+        raise unknown("variant", variant, data.children)
+    if probe.key not in data[variant].children:
+        raise unknown(f"measurement of {variant}", probe.key, data[variant].children)
+    return cast(xr.DataTree, data[variant][probe.key]).to_dataset()
 
 
 def combined(function: Callable[..., xr.DataArray], *parts: Quantity | Any) -> Quantity:
