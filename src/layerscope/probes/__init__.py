@@ -16,8 +16,7 @@ from layerscope.probes.base import (
     Trajectory,
     TrajectoryProbe,
 )
-from layerscope.probes.driver import measure, measure_all
-from layerscope.probes.kept import stored
+from layerscope.probes.driver import measure, measure_all, stored
 
 if TYPE_CHECKING:
     from layerscope.probes.adversarial import AdversarialAccuracy

@@ -15,6 +15,7 @@ from torch import Tensor
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.networks.isolation import device_of
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.names import unwrap
 from layerscope.probes.base import FoldingProbe, MomentProbe, Probe, Trajectory, TrajectoryProbe
 from layerscope.probes.conditions import Conditions
 from layerscope.probes.datasets import assemble, with_reasons
@@ -103,11 +104,12 @@ class Call:
     def __init__(
         self, run: Run, given: Given, steps: list[int], layers: Sequence[str] | None
     ) -> None:
+        model = None if given.model is None else unwrap(given.model)
         self.steps = steps
         self._run = run
-        self._device = device_of(given.model)
+        self._device = device_of(model)
         self._layers = None if layers is None else run.layers.only(layers)
-        self._given = given
+        self._given = replace(given, model=model)
         self._conditions = Conditions()
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from layerscope.networks.names import unwrap
+from layerscope.errors import LayerscopeError
 from layerscope.networks.task import Task
 from layerscope.probes.base import Probe
 from layerscope.probes.call import Advance, Alone, Call, Shared, noting, together
@@ -125,7 +125,6 @@ def measure_all(
             each probe with its reason.
         DivergedError: Weights are not finite, and nothing else is wrong.
     """
-    model = unwrap(model) if model is not None else None
     given = Given(model, task, batch, data, training_data, factory)
     call = Call(run, given, chosen_steps(run, steps), layers)
     wanted = {probe.key: probe for probe in probes}
@@ -152,6 +151,60 @@ def measure_all(
     if errors:
         raise together(errors)
     return {key: found[key] for key in wanted}
+
+
+def stored(
+    probe: Probe,
+    run: Run,
+    *,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+    batch: Any = None,
+    data: Iterable[Any] | None = None,
+    training_data: Iterable[Any] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
+    steps: Iterable[int] | None = None,
+    layers: Sequence[str] | None = None,
+) -> xr.Dataset:
+    """Read back what `measure` has kept; nothing is computed.
+
+    Model, task and data are compared with those of the measurement where they are given. The
+    fixed batch is by default the one stored with the run.
+
+    Args:
+        probe: What was measured.
+        run: The run.
+        model: The module that it was measured with.
+        task: What a batch means.
+        batch: The fixed batch.
+        data: Batches to test on.
+        training_data: Batches of the training examples.
+        factory: Builds the model; compared where the model is given.
+        steps: The checkpoints used; all by default.
+        layers: Patterns of the layers measured; all by default.
+
+    Returns:
+        The dataset that `measure` returned.
+
+    Raises:
+        LayerscopeError: It was not measured, or with other checkpoints, layers, data, ...; or the
+            file is damaged.
+    """
+    given = Given(model, task, batch, data, training_data, factory)
+    wanted = Call(run, given, chosen_steps(run, steps), layers).identity(probe)
+    if wanted.key not in run.result_keys:
+        raise LayerscopeError(
+            f"{run.path} was not measured with {probe.key}.",
+            f"Measure it first: measure({type(probe).__name__}(...), run).",
+        )
+    dataset = run.results(wanted.key)
+    if differences := wanted.differences(dataset):
+        raise LayerscopeError(
+            f"{run.path} was measured with {probe.key}, but not with the same "
+            f"{', '.join(differences)}.",
+            f"Measure it again: measure({type(probe).__name__}(...), run).",
+        )
+    return dataset
 
 
 def _ignore(done: int, total: int) -> None:

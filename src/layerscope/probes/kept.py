@@ -1,24 +1,18 @@
-"""Results that are kept in a run: what makes one valid, and reading it back."""
+"""Results that are kept in a run, and what makes one that of a measurement."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
-from layerscope.networks.names import unwrap
-from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
-from layerscope.probes.conditions import Conditions
 from layerscope.probes.datasets import attributes_of
-from layerscope.probes.given import Given
 from layerscope.runs.store import Run
 
 CHECKPOINTS = "@checkpoints"
@@ -109,61 +103,3 @@ def read_kept(run: Run, wanted: Identity) -> xr.Dataset | None:
         return None
     dataset = run.results(wanted.key)
     return None if wanted.differences(dataset) else dataset
-
-
-def stored(
-    probe: Probe,
-    run: Run,
-    *,
-    model: nn.Module | None = None,
-    task: Task | None = None,
-    batch: Any = None,
-    data: Iterable[Any] | None = None,
-    training_data: Iterable[Any] | None = None,
-    factory: Callable[[], nn.Module] | None = None,
-    steps: Iterable[int] | None = None,
-    layers: Sequence[str] | None = None,
-) -> xr.Dataset:
-    """Read back what `measure` has kept; nothing is computed.
-
-    Model, task and data are compared with those of the measurement where they are given. The
-    fixed batch is by default the one stored with the run.
-
-    Args:
-        probe: What was measured.
-        run: The run.
-        model: The module that it was measured with.
-        task: What a batch means.
-        batch: The fixed batch.
-        data: Batches to test on.
-        training_data: Batches of the training examples.
-        factory: Builds the model; compared where the model is given.
-        steps: The checkpoints used; all by default.
-        layers: Patterns of the layers measured; all by default.
-
-    Returns:
-        The dataset that `measure` returned.
-
-    Raises:
-        LayerscopeError: It was not measured, or with other checkpoints, layers, data, ...; or the
-            file is damaged.
-    """
-    if batch is None and "batch" in probe.needed:
-        batch = run.batch
-    model = unwrap(model) if model is not None else None
-    given = Given(model, task, batch, data, training_data, factory).only(probe.needed)
-    only = None if layers is None else run.layers.only(layers)
-    wanted = identity(probe, run, chosen_steps(run, steps), only, Conditions().of(given))
-    if wanted.key not in run.result_keys:
-        raise LayerscopeError(
-            f"{run.path} was not measured with {probe.key}.",
-            f"Measure it first: measure({type(probe).__name__}(...), run).",
-        )
-    dataset = run.results(wanted.key)
-    if differences := wanted.differences(dataset):
-        raise LayerscopeError(
-            f"{run.path} was measured with {probe.key}, but not with the same "
-            f"{', '.join(differences)}.",
-            f"Measure it again: measure({type(probe).__name__}(...), run).",
-        )
-    return dataset

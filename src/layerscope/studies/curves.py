@@ -32,11 +32,16 @@ def bias(values: Quantity, layers: Sequence[str]) -> Quantity:
 def curves(
     runs: Runs, probe: Convergence, shown: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[Plot]:
-    """Convergence over epochs of every variant: of the layers that are shown, or of all."""
+    """Convergence over epochs of every variant: of the layers that are shown, or of all.
+
+    Lines mark where the learning rate falls.
+    """
     for name, run in runs.items():
         curve = run.of(probe, "curve")
         values = curve if shown is None else curve[list(shown[name])]
-        yield lines(values, f"convergence-{name}", run.label, CURVE, x="epoch")
+        yield lines(
+            values, f"convergence-{name}", run.label, CURVE, x="epoch", references=run.marks()
+        )
 
 
 def progress(

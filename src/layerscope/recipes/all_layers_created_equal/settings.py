@@ -105,8 +105,6 @@ def timed(config: RunConfig) -> RunConfig:
 
 
 EVERY_EPOCH = "epochs(1)"
-BOTH_ENDS = "epochs(0)"
-"""Stands for a schedule of the run's length, which `timed` puts in its place."""
 
 
 def _training(
@@ -142,7 +140,7 @@ def fcn(
     if scale == "smoke":
         return _training(FCN(depth, min(width, 32)), Digits(), 2)
     model, epochs = FCN(depth, width), 100 if scale == "paper" else 12
-    kept = EVERY_EPOCH if width <= 256 else BOTH_ENDS
+    kept = EVERY_EPOCH if width <= 256 else f"epochs({epochs})"
     if data == "mnist":
         return _training(model, Images("mnist"), epochs, checkpoints=kept)
     limit = 10_000 if scale == "small" else None
