@@ -16,6 +16,7 @@ from layerscope.config import (
     AdamW,
     CustomModel,
     Digits,
+    FreezeWhenSettled,
     Images,
     ModelConfig,
     ResidualFCN,
@@ -47,7 +48,7 @@ CONFIGS = (
     RunConfig(optimizer=AdamW(), schedule="cosine", warmup=5, start=Start(path="a", step=3)),
     RunConfig(start=Start(run=RunConfig(start=Start(run=EXAMPLE)), fresh=("output*", "norm*"))),
 )
-OTHERS = {"groups": ("a=b",)}
+OTHERS = {"groups": ("a=b",), "freeze_when_settled": FreezeWhenSettled(0.1)}
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
 PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), *OPTIMISERS, Start())

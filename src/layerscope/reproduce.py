@@ -10,7 +10,6 @@ import xarray as xr
 
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
-from layerscope.probes import stored
 from layerscope.report.publish import save_figures
 from layerscope.report.render import write
 from layerscope.report.study_page import study_page
@@ -80,8 +79,7 @@ def reproduce(
     measured = {}
     for (variant, seed, _), outcome in zip(planned, outcomes, strict=True):
         if not outcome.error:
-            run = Run.open(outcome.path)
-            measured[variant, seed] = {probe.key: stored(probe, run) for probe in study.probes}
+            measured[variant, seed] = studies.gathered(study, Run.open(outcome.path))
     if not measured:
         raise LayerscopeError(
             f"no run of {study.name} could be measured: {outcomes[0].error}",

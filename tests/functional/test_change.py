@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from tests.reference import change as reference
 
 from layerscope.functional.change import (
+    angles,
     relative_change,
     size_matched_indices,
     subsample,
@@ -25,6 +26,7 @@ WAYS = [
     ("ratio", math.inf),
     ("elementwise", 1.0),
     ("median", 1.0),
+    ("angle", 1.0),
 ]
 
 
@@ -82,7 +84,30 @@ def test_no_movement_is_zero_also_for_zeros(reduction, p):
 def test_a_layer_of_zeros_that_moves_is_infinite(reduction, p):
     before = [normal(4), normal(2), torch.zeros(3)]
     after = [before[0], before[1], torch.ones(3)]
-    assert relative_change(before, after, OWNER, 2, p, reduction).tolist() == [0.0, math.inf]
+    moved = math.pi / 2 if reduction == "angle" else math.inf
+    assert relative_change(before, after, OWNER, 2, p, reduction).tolist() == [0.0, moved]
+
+
+@pytest.mark.parametrize("turned", [1e-9, 1e-6, 1e-3, 0.5, math.pi / 2, 3.0, math.pi])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_angle_of_a_known_rotation(turned, factor):
+    before = normal(1000).double()
+    side = normal(1000, seed=1).double()
+    side -= (side @ before) / (before @ before) * before
+    side *= before.norm() / side.norm()
+    after = factor * (math.cos(turned) * before + math.sin(turned) * side)
+    found = angles([before], [after], owners([1]), 1)
+    assert float(found) == pytest.approx(turned, rel=1e-6 if factor == 1 else 1e-5, abs=1e-14)
+
+
+def test_small_angles_keep_their_digits_in_single_precision():
+    before = [normal(100_000)]
+    after = [before[0] + 1e-5 * normal(100_000, seed=1)]
+    cosine = torch.nn.functional.cosine_similarity(before[0], after[0], dim=0)
+    assert float(cosine) >= 1.0  # from which no angle comes
+    found = relative_change(before, after, owners([1]), 1, 1.0, "angle")
+    expected = reference.relative_change(before, after, owners([1]), 1, 1.0, "angle")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_one_moved_zero_makes_the_mean_infinite_and_is_counted():
@@ -98,15 +123,17 @@ def noisy(n, seed):
     return normal(n, seed), normal(n, seed) + 0.5 * normal(n, seed + 1000)
 
 
-def test_elementwise_grows_with_size_where_the_ratio_stays():
+def test_elementwise_grows_with_size_where_the_other_reductions_stay():
+    exact = {"ratio": 0.5, "median": 0.5, "angle": math.atan(0.5)}  # of infinitely many entries
     found = {}
     for n in (1_728, 2_359_296):
         pairs = [noisy(n, seed) for seed in range(5)]
-        for reduction in ("ratio", "elementwise"):
+        for reduction in (*exact, "elementwise"):
             values = [relative_change([b], [a], owners([1]), 1, 1.0, reduction) for b, a in pairs]
             found[reduction, n] = float(torch.stack(values).median())
-    assert found["ratio", 1_728] == pytest.approx(0.5, rel=0.05)
-    assert found["ratio", 2_359_296] == pytest.approx(0.5, rel=0.01)
+    for reduction, value in exact.items():
+        assert found[reduction, 1_728] == pytest.approx(value, rel=0.08)
+        assert found[reduction, 2_359_296] == pytest.approx(value, rel=0.01)
     assert found["elementwise", 2_359_296] > 1.5 * found["elementwise", 1_728]
 
 

@@ -67,6 +67,15 @@ def test_layers(batch_norm):
     assert set(layers["conv3"].parameters) == {f"conv3.{n}" for n in owned | {"conv.weight"}}
 
 
+def test_a_linear_classifier_stands_on_the_convolutions():
+    config = VGG(19, True, classifier="linear")
+    with torch.device("meta"):
+        model = build(config, (3, 32, 32), 100)
+        layers = LayerMap.from_model(model, None, unit=config.unit)
+    assert layers.names == (*(f"conv{i}" for i in range(1, 17)), "final_linear")
+    assert tuple(model.final_linear.weight.shape) == (100, 512)
+
+
 @pytest.mark.parametrize("config", [FCN(), CustomModel()])
 def test_layers_of_other_families_are_modules(config):
     assert config.unit == "module"

@@ -104,3 +104,15 @@ def test_what_code_means_does_not_depend_on_the_room_it_stands_in():
     assert fingerprint(factory) == "3a8831e55a7a31ca"
     grouped = problem(replace(config, groups=("thirds",))).factory
     assert fingerprint(grouped) == fingerprint(factory)
+    live = problem(replace(config, live=("weight_change",))).factory
+    assert fingerprint(live) == fingerprint(factory)
+
+
+def test_a_setting_that_came_later_counts_where_it_is_not_its_default():
+    images = configs.Digits(image_size=32)
+    found = [
+        fingerprint(problem(configs.RunConfig(model=model, data=images)).factory)
+        for model in (configs.VGG(width=0.1), configs.VGG(width=0.1, classifier="linear"))
+    ]
+    assert found[0] == "65e7cf9e0205a2a5"
+    assert found[1] != found[0]

@@ -13,6 +13,7 @@ PROBES = [
     WeightChange(p=float("inf")),
     WeightChange(reduction="elementwise"),
     WeightChange(reduction="median"),
+    WeightChange(reduction="angle"),
     WeightChange(size_matched=True, subset_seed=3),
 ]
 

@@ -43,7 +43,17 @@ def quotients(before, after):
     return np.array(found)
 
 
+def angle(before, after):
+    """Angle between two vectors, from the sides of the rhombus that their unit vectors span."""
+    if not before.any():
+        return np.pi / 2 if after.any() else 0.0
+    u, v = (x / np.sqrt((x**2).sum()) for x in (before, after))
+    return 2 * np.arctan2(np.sqrt(((u - v) ** 2).sum()), np.sqrt(((u + v) ** 2).sum()))
+
+
 def one_change(before, after, p, reduction):
+    if reduction == "angle":
+        return angle(before, after)
     if reduction == "elementwise":
         return quotients(before, after).mean()
     if reduction == "median":  # the lower one of two middle values

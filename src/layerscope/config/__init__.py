@@ -31,7 +31,7 @@ from layerscope.config.optimisers import (
     OptimizerConfig,
     RMSprop,
 )
-from layerscope.config.run import RunConfig, Start, Unit
+from layerscope.config.run import FreezeWhenSettled, RunConfig, Start, Unit
 
 __all__ = [
     "DATA",
@@ -47,6 +47,7 @@ __all__ = [
     "CustomModel",
     "DataConfig",
     "Digits",
+    "FreezeWhenSettled",
     "Images",
     "Initialisation",
     "ModelConfig",

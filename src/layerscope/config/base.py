@@ -14,6 +14,11 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 from layerscope import catalogue
 from layerscope.errors import LayerscopeError, unknown
 
+LABEL = "label"
+"""Metadata of a field that only labels: measurements are the same whatever it says."""
+LATER = "later"
+"""Metadata of a field that earlier versions did not have: at its default all is as it was then."""
+
 
 class Config:
     """A frozen dataclass of settings; `to_dict` and `from_dict` know every class derived from it.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from layerscope import catalogue
-from layerscope.config.base import Described
+from layerscope.config.base import LATER, Described
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
@@ -91,6 +91,8 @@ class VGG(ModelConfig, name="vgg", builder="layerscope.models.vgg:vgg"):
         width: Multiplies every number of channels and units.
         stem: ``"cifar"`` for small images, ``"imagenet"`` for 224 pixels.
         initialisation: How weights are drawn.
+        classifier: ``"connected"``: two fully connected layers and a linear one; ``"linear"``:
+            the linear one alone.
     """
 
     depth: Literal[11, 13, 16, 19] = 16
@@ -98,11 +100,13 @@ class VGG(ModelConfig, name="vgg", builder="layerscope.models.vgg:vgg"):
     width: float = 1.0
     stem: Stem = "cifar"
     initialisation: Initialisation = "he"
+    classifier: Literal["connected", "linear"] = field(default="connected", metadata={LATER: True})
 
     @property
     def unit(self) -> tuple[str, ...]:
         """A convolution or fully connected layer with its normalisation."""
-        return ("conv*", "fc*", "final_linear")
+        hidden = ("fc*",) if self.classifier == "connected" else ()
+        return ("conv*", *hidden, "final_linear")
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from layerscope.config.base import Config
+from layerscope.config.base import LABEL, LATER, Config
 from layerscope.config.data import DataConfig, Digits
 from layerscope.config.models import FCN, ModelConfig
 from layerscope.config.optimisers import SGD, OptimizerConfig
 from layerscope.errors import LayerscopeError
 
 Unit = Literal["family", "tensor", "module", "block", "stage"]
-LABEL = "label"
-"""Metadata of a field that only labels: measurements are the same whatever it says."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,47 @@ class Start(Config):
     path: str = ""
     step: int | None = None
     fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FreezeWhenSettled(Config):
+    r"""Stop training a layer once it hardly changes from one epoch to the next.
+
+    A layer has settled at the end of an epoch where its relative change over it,
+    :math:`\|w_t - w_{t-1}\|_1 / \|w_{t-1}\|_1` over all its parameters, has been below the
+    threshold for ``patience`` epochs in a row. Its parameters then keep their values bit for bit:
+    no gradient is computed for them, no momentum and no weight decay moves them, and the backward
+    pass ends where nothing before it trains. Statistics of normalisation inside it still follow
+    the data in train mode. One layer always goes on. With a constant learning rate weights keep
+    moving where they have long stopped going anywhere: choose the threshold with that in mind.
+
+    Freezing layers is what "Investigating Learning in Deep Neural Networks using Layer-Wise Weight
+    Change" proposes in Section 5; criterion and patience are this library's.
+
+    Attributes:
+        threshold: Relative change over an epoch; 0 freezes nothing.
+        relative: The threshold is a share of the largest change that the layer had in an epoch.
+        patience: Epochs in a row.
+        layers: Patterns of the layers that may be frozen.
+        in_order: A layer is frozen only after all layers before it, which saves most.
+        at_random_times: A control: the layers that are frozen without it are frozen at each
+            other's times, assigned at random. The run without it is trained first, beside this
+            one, where it is not there yet.
+    """
+
+    threshold: float = 0.0
+    relative: bool = False
+    patience: int = 2
+    layers: tuple[str, ...] = ("*",)
+    in_order: bool = False
+    at_random_times: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.threshold < 1 and self.patience >= 1):
+            raise LayerscopeError(
+                f"freeze_when_settled has threshold {self.threshold} and patience {self.patience}.",
+                "The threshold is at least 0 and below 1, patience at least 1.",
+            )
 
 
 @dataclass(frozen=True)
@@ -62,6 +101,9 @@ class RunConfig(Config):
         precision: Arithmetic of the forward and backward pass.
         checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
         probe_batch: Examples in the fixed batch on which gradients and activations are measured.
+        live: Probes to measure at every step while the run trains, since checkpoints so dense
+            would be too many, e.g. ``weight_change`` or ``weight_change(reduction="angle")``.
+        freeze_when_settled: Stop training layers that hardly change any more.
     """
 
     model: ModelConfig = field(default_factory=FCN)
@@ -83,6 +125,10 @@ class RunConfig(Config):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     checkpoints: str = "epochs(1)"
     probe_batch: int = 512
+    live: tuple[str, ...] = field(default=(), metadata={LABEL: True})
+    freeze_when_settled: FreezeWhenSettled = field(
+        default_factory=FreezeWhenSettled, metadata={LATER: True}
+    )
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "probe_batch"):

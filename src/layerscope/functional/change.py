@@ -14,9 +14,15 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from layerscope.functional.norms import at_least_float32, layer_distances, layer_norms
+from layerscope.functional.norms import (
+    at_least_float32,
+    layer_distances,
+    layer_norms,
+    layer_sums,
+    power_sums,
+)
 
-Reduction = Literal["ratio", "elementwise", "median"]
+Reduction = Literal["ratio", "elementwise", "median", "angle"]
 
 
 def _quotients(before: Tensor, after: Tensor) -> Tensor:
@@ -50,16 +56,18 @@ def relative_change(
       of entries at equal relative change and is infinite where a zero moves. Compare layers of
       different size with ``ratio``, and summarise over time or seeds by the median.
     * ``median``: the (lower) median over entries of the same quotient, stable in layer size.
+    * ``angle``: how far the weights turn, see `angles`.
 
-    Unitless. Scaling both arguments by one factor changes nothing; no movement gives 0, also for
-    a layer of zeros; a layer of zeros that moves gives infinity.
+    Unitless; ``angle`` in rad. Scaling both arguments by one factor changes nothing; no movement
+    gives 0, also for a layer of zeros; a layer of zeros that moves gives infinity (a right
+    angle).
 
     Args:
         before: Weights at the earlier moment, all layers' tensors in one flat list.
         after: Weights at the later moment, same order and shapes.
         owner: Index of the layer that each tensor belongs to.
         n_layers: Number of layers.
-        p: Order of the norm for ``ratio``; the other two reductions do not use it.
+        p: Order of the norm for ``ratio``; the other reductions do not use it.
         reduction: How the entries of a layer become one number.
 
     Returns:
@@ -68,9 +76,48 @@ def relative_change(
     if reduction == "ratio":
         distance = layer_distances(before, after, owner, n_layers, p)
         return torch.where(distance == 0, 0.0, distance / layer_norms(before, owner, n_layers, p))
+    if reduction == "angle":
+        return angles(before, after, owner, n_layers)
     reduce = torch.mean if reduction == "elementwise" else torch.median
     quotients = [_quotients(b, a) for b, a in zip(before, after, strict=True)]
     return torch.stack([reduce(q.double()) for q in _by_layer(quotients, owner, n_layers)])
+
+
+def angles(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+) -> Float64[Tensor, " layers"]:
+    r"""Angle between every layer's weights at two moments, in rad.
+
+    .. math:: \arccos \frac{\langle w_t, w_{t-1} \rangle}{\|w_t\| \, \|w_{t-1}\|}
+
+    What a change means where a normalisation makes the length of the weights arbitrary. The
+    cosine of a small angle is 1 to all digits; here the angle comes from the parts of the change
+    across and along the weights, so that its relative error stays that of the change itself.
+    A layer that leaves zero, which has no direction, turns by a right angle.
+
+    Args:
+        before: Weights at the earlier moment, all layers' tensors in one flat list.
+        after: Weights at the later moment, same order and shapes.
+        owner: Index of the layer that each tensor belongs to.
+        n_layers: Number of layers.
+
+    Returns:
+        One float64 angle per layer, between 0 and pi.
+    """
+    wide = [(at_least_float32(b), at_least_float32(a)) for b, a in zip(before, after, strict=True)]
+    dots = torch.stack([(b * (a - b)).sum() for b, a in wide]).double()
+    squares = layer_sums(power_sums(before, 2.0), owner, n_layers)
+    along = layer_sums(dots, owner, n_layers) / squares  # of the change, in lengths of the weights
+    share = torch.nan_to_num(along, nan=0.0).unbind()
+    across = [
+        (a - b) - share[layer] * b for layer, (b, a) in zip(owner.tolist(), wide, strict=True)
+    ]
+    distance = layer_sums(power_sums(across, 2.0), owner, n_layers).sqrt()
+    length = squares.sqrt() * (1 + torch.stack(share))
+    return torch.atan2(distance, length)
 
 
 def zero_counts(

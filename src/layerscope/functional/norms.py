@@ -76,6 +76,14 @@ def _distance_power_sums(
     return torch.stack(sums).double()
 
 
+def layer_sums(
+    sums: Float64[Tensor, " tensors"], owner: Int64[Tensor, " tensors"], n_layers: int
+) -> Float64[Tensor, " layers"]:
+    """Sums over the tensors of every layer."""
+    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
+    return total.index_add_(0, owner, sums)
+
+
 def _per_layer(
     sums: Float64[Tensor, " tensors"], owner: Int64[Tensor, " tensors"], n_layers: int, p: float
 ) -> Float64[Tensor, " layers"]:
@@ -83,8 +91,7 @@ def _per_layer(
     if math.isinf(p):
         layers = torch.arange(n_layers, device=sums.device)
         return torch.where(owner == layers[:, None], sums, 0.0).amax(1)
-    total = torch.zeros(n_layers, dtype=torch.float64, device=sums.device)
-    return total.index_add_(0, owner, sums).pow_(1.0 / p)
+    return layer_sums(sums, owner, n_layers).pow_(1.0 / p)
 
 
 def layer_norms(

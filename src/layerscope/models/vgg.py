@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import nn
 
@@ -35,6 +36,7 @@ def vgg(
     width: float = 1.0,
     stem: Stem = "cifar",
     initialisation: Initialisation = "he",
+    classifier: Literal["connected", "linear"] = "connected",
 ) -> nn.Sequential:
     """VGG: ``conv1`` to ``conv<depth - 3>`` in five groups, ``fc1``, ``fc2``, ``final_linear``.
 
@@ -54,6 +56,7 @@ def vgg(
             leaves, one pixel of 32x32; ``"imagenet"``: of 4096 units with dropout 0.5, on an
             average over 7x7 areas.
         initialisation: See `initialise`.
+        classifier: ``"linear"`` leaves out ``fc1`` and ``fc2``, as networks for CIFAR often do.
 
     Returns:
         The network, from (batch, channels, height, width) to (batch, outputs).
@@ -64,6 +67,7 @@ def vgg(
     check_images(input_shape, outputs, width)
     check_choice("depth of a VGG", depth, CONVOLUTIONS)
     check_choice("stem", stem, ("cifar", "imagenet"))
+    check_choice("classifier", classifier, ("connected", "linear"))
     channels, *sides = input_shape
     if min(sides) < SMALLEST:
         raise LayerscopeError(
@@ -85,10 +89,12 @@ def vgg(
         parts["average"] = nn.AdaptiveAvgPool2d(7)
     parts["flatten"] = nn.Flatten()
     size = channels * (sides[0] // SMALLEST) * (sides[1] // SMALLEST)
-    units = scaled(4096 if stem == "imagenet" else 512, width)
-    parts["fc1"] = _fully_connected(size, units, dropout=stem == "imagenet")
-    parts["fc2"] = _fully_connected(units, units, dropout=stem == "imagenet")
-    parts["final_linear"] = nn.Linear(units, outputs)
+    if classifier == "connected":
+        units = scaled(4096 if stem == "imagenet" else 512, width)
+        parts["fc1"] = _fully_connected(size, units, dropout=stem == "imagenet")
+        parts["fc2"] = _fully_connected(units, units, dropout=stem == "imagenet")
+        size = units
+    parts["final_linear"] = nn.Linear(size, outputs)
     model = nn.Sequential(parts)
     initialise(model, initialisation)
     return model

@@ -79,6 +79,16 @@ class Probe(ABC):
         return ",".join([snake(type(self).__name__), *(re.sub(r'[\s"/]', "", c) for c in changed)])
 
     @property
+    def expression(self) -> str:
+        """The probe as text that `layerscope.probes.expression.parse` reads."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)  # type: ignore
+            if getattr(self, f.name) != _default(f)
+        ]
+        return snake(type(self).__name__) + (f"({', '.join(changed)})" if changed else "")
+
+    @property
     def slug(self) -> str:
         """The key in letters, digits and dashes, for file names of figures."""
         return re.sub(r"[^a-z0-9.]+", "-", self.key.lower()).strip("-")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.config.run import LABEL
+from layerscope.config.base import LABEL, LATER
 from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.snapshot import ATOMS
 from layerscope.networks.task import as_tree
@@ -103,10 +103,20 @@ def _described(value: Any) -> str:
     if isinstance(value, FunctionType | BuiltinFunctionType):
         return _described_function(value)
     if dataclasses.is_dataclass(value) and _is_own(type(value)):
-        meant = [f for f in dataclasses.fields(value) if not f.metadata.get(LABEL)]
-        fields = {f.name: getattr(value, f.name) for f in meant}
+        fields = {
+            f.name: getattr(value, f.name) for f in dataclasses.fields(value) if _counts(value, f)
+        }
         return f"{type(value).__qualname__}{_described(fields)}"
     raise _UnknownError
+
+
+def _counts(config: Any, setting: dataclasses.Field[Any]) -> bool:
+    """Whether a setting may change what is measured."""
+    if setting.metadata.get(LATER):
+        factory = setting.default_factory
+        default = setting.default if factory is dataclasses.MISSING else factory()
+        return getattr(config, setting.name) != default
+    return not setting.metadata.get(LABEL)
 
 
 def _is_own(thing: Any) -> bool:

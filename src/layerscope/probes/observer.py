@@ -49,7 +49,8 @@ class Watch(Generic[P]):
         schedule: When it is measured, in steps.
         layers: The layers it selects.
         given: Model, task and batch, as far as it needs them.
-        rows: What it measured.
+        rows: What it measured since rows were last taken.
+        latest: What it measured last.
         missing: Why a layer has no value, by name, of all moments so far.
         failure: The failure since which it is left out.
     """
@@ -59,6 +60,7 @@ class Watch(Generic[P]):
     layers: LayerMap
     given: Given
     rows: list[Row] = field(default_factory=list)
+    latest: Row | None = None
     missing: dict[str, str] = field(default_factory=dict)
     failure: Failure | None = None
 
@@ -164,7 +166,8 @@ class Observer(Generic[P]):
                 moment = self._moment(one, step, now, whole, changed)
                 if moment is not None:
                     with torch.no_grad():
-                        one.rows.append((step, one.probe.measure(moment, one.layers)))
+                        one.latest = (step, one.probe.measure(moment, one.layers))
+                    one.rows.append(one.latest)
                     one.missing |= moment.missing
             except Exception as error:  # a probe may do anything; the others go on
                 self.leave_out(one, step, error)
@@ -228,7 +231,7 @@ class Observer(Generic[P]):
     def forget(self) -> None:
         """Be as before the first moment."""
         for one in self.watches:
-            one.rows, one.missing, one.failure = [], {}, None
+            one.rows, one.latest, one.missing, one.failure = [], None, {}, None
         for previous in self.previous.values():
             previous.weights = None
         self._initial = None

@@ -22,6 +22,9 @@ from layerscope.functional.change import (
 from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
+PER_ENTRY = ("elementwise", "median")
+"""Reductions of quotients of single entries."""
+
 
 @lru_cache(maxsize=8)
 def _indices(sizes: tuple[int, ...], seed: int) -> list[Tensor]:
@@ -39,13 +42,18 @@ class WeightChange(MomentProbe):
     the first interval. The value depends on the time between two moments: quote it with the
     schedule.
 
+    ``"angle"`` is how far the layer turned, in rad: :math:`\arccos` of the cosine between
+    :math:`w_t` and :math:`w_{t-1}`. Before a normalisation the length of the weights means nothing
+    and only their direction does.
+
     The other reductions, described in `layerscope.functional.change.relative_change`, average
     per-entry quotients; ``zeros`` then counts the entries that were exactly zero before, each of
     which makes the mean infinite if it moved.
 
     Attributes:
         p: Order of the norm.
-        reduction: ``"ratio"``, ``"elementwise"`` (mean of quotients) or ``"median"`` (of them).
+        reduction: ``"ratio"``, ``"elementwise"`` (mean of quotients), ``"median"`` (of them) or
+            ``"angle"``.
         minimum_dimensions: Parameters with fewer dimensions are left out; 2 keeps matrices and
             filters only, as the paper does, 1 adds biases and normalisation.
         size_matched: Reduce a random choice of entries, as many as the smallest layer has, in
@@ -68,8 +76,10 @@ class WeightChange(MomentProbe):
     @property
     def variables(self) -> Mapping[str, Variable]:
         """``change`` and, for the per-entry reductions, ``zeros``."""
+        if self.reduction == "angle":
+            return {"change": Variable("angle turned", "rad")}
         found = {"change": Variable("relative weight change")}
-        if self.reduction != "ratio":
+        if self.reduction in PER_ENTRY:
             found["zeros"] = Variable("entries that were exactly zero", "entries")
         return found
 
@@ -88,23 +98,25 @@ class WeightChange(MomentProbe):
             owner = torch.arange(len(layers), device=owner.device)
         n = len(layers)
         found = {"change": relative_change(before, after, owner, n, float(self.p), self.reduction)}
-        if self.reduction != "ratio":
+        if self.reduction in PER_ENTRY:
             found["zeros"] = zero_counts(before, owner, n)
         return found
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Change of every layer over time."""
         values, x = over_time(dataset["change"])
-        how = {"ratio": f"L{self.p:g} norm of the change over L{self.p:g} norm of the weights"}
+        how = {
+            "ratio": f"L{self.p:g} norm of the change over that of the weights before it",
+            "angle": "angle in rad between the weights and those before",
+        }
         text = how.get(self.reduction, f"{self.reduction} over weights of |change| / |weight|")
         size = ", on equally many weights of every layer" if self.size_matched else ""
         return [
             Lines(
                 values,
                 key=self.slug,
-                title="Relative weight change",
-                caption=f"{text[0].upper()}{text[1:]} before it{size}, since the moment measured "
-                "before.",
+                title="Rotation" if self.reduction == "angle" else "Relative weight change",
+                caption=f"{text[0].upper()}{text[1:]}{size}, since the moment measured before.",
                 x=x,
                 log_y=True,
             )

@@ -177,6 +177,26 @@ class Recorder:
         if self._takes_part:
             self._scalars.logged.append((self.current_step, values))
 
+    def latest(self, probe: Probe) -> Mapping[str, Tensor]:
+        """What a probe measured at this step, e.g. ``recorder.latest(WeightChange())["change"]``.
+
+        Args:
+            probe: One of those that are recorded.
+
+        Returns:
+            One tensor per variable, its first dimension the layers that the probe selects.
+
+        Raises:
+            LayerscopeError: It is not recorded, or was not measured at this step.
+        """
+        for one in self._observer.watches:
+            if one.probe == probe and one.latest and one.latest[0] == self.current_step:
+                return one.latest[1]
+        raise LayerscopeError(
+            f"{probe.key} was not measured at step {self.current_step}.",
+            "Record it, on a schedule that has this step.",
+        )
+
     def _diverged(self) -> DivergedError:
         return DivergedError(
             f"the loss is not finite at step {self.current_step}.",

@@ -60,6 +60,7 @@ class Notes(TypedDict, total=False):
     data: str
     data_note: str
     diverged_at: Count
+    frozen: dict[str, Count]
 
 
 class Part(TypedDict):
@@ -203,3 +204,8 @@ def run_id(folder: Path) -> str | None:
     """What tells the run in a folder from every other; None for one recorded before there was."""
     path = folder / FILE
     return read_json(path).get("id") if path.exists() else None
+
+
+def frozen_after(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """The step after which a layer no longer trained, of those that were frozen on the way."""
+    return dict(manifest["notes"].get("frozen", {}))

@@ -49,6 +49,25 @@ def exceeds(effect: Quantity, statistic: str, threshold: float = 0.0) -> Compari
     return Comparison(decide, effect.probes, effect.variants)
 
 
+def alike(effect: Quantity, statistic: str, margin: float) -> Comparison:
+    """One number per seed, whose mean has to lie within a margin of zero.
+
+    An equivalence test (two one-sided tests): it holds where the whole interval lies within the
+    margin and fails where it lies beyond; a difference that is merely not found decides nothing.
+
+    Args:
+        effect: The number, (seed).
+        statistic: What it is, for readers.
+        margin: How far from zero still counts as alike.
+    """
+    return each(
+        {
+            f"above -{margin:.3g}": exceeds(effect, statistic, -margin),
+            f"below {margin:.3g}": exceeds(-effect, f"minus {statistic}", -margin),
+        }
+    )
+
+
 def each(parts: Mapping[str, Comparison]) -> Comparison:
     """Several comparisons, each of which has to hold.
 

@@ -99,6 +99,16 @@ class Variant:
         """What a probe measures on its runs."""
         return measured(probe, variable, self.name)
 
+    def per_step(self, probe: Probe, variable: str) -> Quantity:
+        """What a probe measures at every step of its runs, as means over those of an epoch.
+
+        Raises:
+            ValueError: Its runs do not measure it live.
+        """
+        if probe.expression not in self.config.live:
+            raise ValueError(f"runs of {self.name} do not measure {probe.expression} live")
+        return measured(probe, variable, self.name, per_step=True)
+
     def share(self, epoch: int, of: int, least: int = 1) -> int:
         """The epoch that is as far into this run as one of the paper's into the paper's.
 

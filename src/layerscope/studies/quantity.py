@@ -72,6 +72,21 @@ class Quantity:
 
         return self.map(values)
 
+    def group(self, label: str) -> Quantity:
+        """Mean over the layers of a group.
+
+        Raises:
+            LayerscopeError: On use: no layer belongs to such a group.
+        """
+
+        def values(array: xr.DataArray) -> xr.DataArray:
+            labels = array["group"].values
+            if label not in labels:
+                raise unknown("group of layers", label, {str(one) for one in labels})
+            return array.isel(layer=labels == label).mean("layer")
+
+        return self.map(values)
+
     def where(self, other: Quantity, equals: Any) -> Quantity:
         """The values where another quantity has a value, gaps elsewhere."""
         return combined(lambda values, mask: values.where(mask == equals), self, other)
@@ -141,38 +156,45 @@ class Quantity:
         return combined(operator.truediv, self, other)
 
 
-def measured(probe: Probe, variable: str, variant: str) -> Quantity:
+def measured(probe: Probe, variable: str, variant: str, per_step: bool = False) -> Quantity:
     """What a probe measures on a variant.
 
     Args:
         probe: The probe, with the settings that are meant.
         variable: A variable of its dataset.
         variant: A variant of the study.
+        per_step: What it measured live at every step, as means over the steps of every epoch.
 
     Raises:
         LayerscopeError: On use: the data hold no such variant, probe or variable.
     """
 
     def values(data: xr.DataTree) -> xr.DataArray:
-        found = dataset_of(data, probe, variant)
+        found = dataset_of(data, probe, variant, per_step)
         if variable not in found:
             raise unknown(f"variable of {probe.key}", variable, map(str, found.data_vars))
         return found[variable]
 
-    return Quantity(values, (probe,), (variant,))
+    return Quantity(values, () if per_step else (probe,), (variant,))
 
 
-def dataset_of(data: xr.DataTree, probe: Probe, variant: str) -> xr.Dataset:
+def per_step_key(probe: Probe) -> str:
+    """Names what a probe measured live at every step in a study's data."""
+    return f"{probe.key}@steps"
+
+
+def dataset_of(data: xr.DataTree, probe: Probe, variant: str, per_step: bool = False) -> xr.Dataset:
     """Everything a probe measured on a variant, over seeds.
 
     Raises:
         LayerscopeError: The data hold no such variant or probe.
     """
+    key = per_step_key(probe) if per_step else probe.key
     if variant not in data.children:
         raise unknown("variant", variant, data.children)
-    if probe.key not in data[variant].children:
-        raise unknown(f"measurement of {variant}", probe.key, data[variant].children)
-    return cast(xr.DataTree, data[variant][probe.key]).to_dataset()
+    if key not in data[variant].children:
+        raise unknown(f"measurement of {variant}", key, data[variant].children)
+    return cast(xr.DataTree, data[variant][key]).to_dataset()
 
 
 def combined(function: Callable[..., xr.DataArray], *parts: Quantity | Any) -> Quantity:

@@ -12,12 +12,15 @@ import xarray as xr
 from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
-from layerscope.probes import Probe
+from layerscope.probes import Probe, stored
+from layerscope.probes.expression import parse
 from layerscope.runs.files import write_json
 from layerscope.runs.results import write_netcdf
+from layerscope.runs.store import Run
 from layerscope.studies.claims import Claim, Verdict
 from layerscope.studies.guards import PLANNED
 from layerscope.studies.plan import Scale
+from layerscope.studies.quantity import per_step_key
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,23 @@ class Outcome:
     reused: bool = False
 
 
+def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
+    """What a study needs of one measured run, by key.
+
+    Results from checkpoints stand under the keys of their probes; what was measured live at every
+    step, under `per_step_key`, as means over the steps of every epoch.
+
+    Raises:
+        LayerscopeError: The run was not measured, or a file is damaged.
+    """
+    found = {probe.key: stored(probe, run) for probe in study.probes}
+    for probe in map(parse, run.config.live if run.config else ()):
+        steps = run.results(probe.key).drop_vars("missing", errors="ignore")
+        epochs = steps.coarsen(step=run.steps_per_epoch or 1, coord_func="max")
+        found[per_step_key(probe)] = epochs.mean()
+    return found
+
+
 def collect(
     study: Study, measured: Mapping[tuple[str, int], Mapping[str, xr.Dataset]]
 ) -> xr.DataTree:
@@ -116,12 +136,13 @@ def collect(
 
     Args:
         study: The study.
-        measured: For every (variant, seed) that was measured, the dataset of every probe by key.
+        measured: For every (variant, seed) that was measured, the datasets by key, as `gathered`
+            gives them.
 
     Returns:
-        A tree with one node per variant and probe, ``tree[variant][probe.key]``, whose variables
-        have a leading dimension ``seed``. Variants may have different layers and steps. The
-        attribute ``planned_seeds`` says how many seeds each was to have.
+        A tree with one node per variant and measurement, ``tree[variant][probe.key]``, whose
+        variables have a leading dimension ``seed``. Variants may have different layers and steps.
+        The attribute ``planned_seeds`` says how many seeds each was to have.
 
     Raises:
         LayerscopeError: A variant has no run that could be measured.
@@ -136,10 +157,11 @@ def collect(
                 f"no run of variant {variant!r} of {study.name} could be measured.",
                 "See the messages of its runs; lower the learning rate if they diverged.",
             )
-        for probe in study.probes:
-            parts = [measured[variant, seed][probe.key] for seed in seeds]
+        keys = dict.fromkeys(key for seed in seeds for key in measured[variant, seed])
+        for key in keys:
+            parts = [measured[variant, seed][key] for seed in seeds]
             index = xr.DataArray(seeds, dims="seed", name="seed")
-            nodes[f"{variant}/{probe.key}"] = xr.concat(
+            nodes[f"{variant}/{key}"] = xr.concat(
                 parts, index, coords="minimal", compat="override", combine_attrs="drop_conflicts"
             )
     nodes["/"] = xr.Dataset(attrs={PLANNED: len(study.seeds)})

@@ -27,11 +27,14 @@ from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
-from layerscope.probes.base import Probe
+from layerscope.probes.base import MomentProbe, Probe
+from layerscope.probes.expression import parse
 from layerscope.recording.recorder import Recorder
 from layerscope.runs.files import check_writable
+from layerscope.runs.manifest import frozen_after
 from layerscope.runs.resume import load_state, save_state, set_random_state
 from layerscope.runs.store import Run
+from layerscope.training.freezing import CRITERION, Freezer, reference_run, shuffled
 from layerscope.training.optimisers import make_optimizer, start_at
 from layerscope.training.problem import Problem, loaded, problem
 
@@ -53,6 +56,22 @@ def _layers(config: RunConfig, made: Problem) -> LayerMap:
         groups=config.layer_groups,
         forward=made.task.forward,
     )
+
+
+def live(config: RunConfig) -> list[MomentProbe]:
+    """The probes that a run measures at every step.
+
+    Raises:
+        LayerscopeError: One cannot be read, or needs the finished run.
+    """
+    found = [parse(text) for text in config.live]
+    for probe in found:
+        if not isinstance(probe, MomentProbe):
+            raise LayerscopeError(
+                f"{type(probe).__name__} needs the finished run.",
+                "Leave it out of live; it is measured when the run is complete.",
+            )
+    return found  # pyright: ignore[reportReturnType]
 
 
 def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:
@@ -131,16 +150,25 @@ def train(
     begin = None
     if existing is None and config.start is not None:  # before `problem`, which seeds
         begin = _beginning(config.start, path.parent, data_root, accelerator)
+    times = None
+    if (how := config.freeze_when_settled).threshold and how.at_random_times:
+        other = reference_run(config)
+        options = {"data_root": data_root, "accelerator": accelerator}
+        times = shuffled(_freezing_times(other, path.parent / other.hash, **options), config.seed)
     made = problem(config, data_root, str(fabric.device))
     if begin is not None:
         begin(made.model)
     optimizer = make_optimizer(config.optimizer, made.model)
+    often = measure or schedule.epochs()
+    watched = dict.fromkeys(probes, often) | dict.fromkeys(live(config), schedule.every(1))
+    if how.threshold:
+        watched = _with_criterion(watched)
     recorder = Recorder(
         made.model,
         path,
         task=made.task,
         batch=made.batch,
-        probes=probes,
+        probes=watched,
         checkpoints=schedule.parse(config.checkpoints),
         measure=measure,
         layers=_layers(config, made),
@@ -159,11 +187,16 @@ def train(
         recorder_state, random_state = load_state(path, made.model, optimizer)
         recorder.load_state_dict(recorder_state)
     with recorder:
+        freezer = Freezer(config, made.model, recorder, batches.steps_per_epoch, times)
+        if existing is not None:
+            freezer.resume()
         set_random_state(random_state)
         keep = _Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
         for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
+            if how.threshold:
+                freezer()
             keep()
             if advance is not None:
                 advance(done, total)
@@ -176,6 +209,28 @@ def train(
         recorder.log(**outcome)
         _note_outcome(recorder.run, made, config, outcome)
     return recorder.run
+
+
+def _with_criterion(watched: dict[Probe, schedule.Schedule]) -> dict[Probe, schedule.Schedule]:
+    """The probes that are recorded, and what decides on freezing, once an epoch."""
+    if watched.get(CRITERION, schedule.epochs()) != schedule.epochs():
+        raise LayerscopeError(
+            f"freeze_when_settled measures {CRITERION.expression} once an epoch, and it is to be "
+            "recorded at other times.",
+            "Leave it out of live and probes.",
+        )
+    return watched | {CRITERION: schedule.epochs()}
+
+
+def _freezing_times(config: RunConfig, path: Path, **options: Any) -> dict[str, int]:
+    """When layers were frozen in another run, which is trained first where it is not there."""
+    run = train_or_wait(config, path, **options)
+    if run.status != "complete":
+        raise LayerscopeError(
+            f"the run whose freezing times are taken, {path}, {run.missing}.",
+            "Lower the learning rate, or leave out at_random_times.",
+        )
+    return frozen_after(run.manifest)
 
 
 def train_or_wait(config: RunConfig, path: str | Path, **options: Any) -> Run:
