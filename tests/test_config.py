@@ -51,7 +51,17 @@ CONFIGS = (
 OTHERS = {"groups": ("a=b",), "freeze_when_settled": FreezeWhenSettled(0.1)}
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
-PARTS = (FCN(), ResidualFCN(), CustomModel(), Digits(), Sine(), Images(), *OPTIMISERS, Start())
+PARTS = (
+    FCN(),
+    ResidualFCN(),
+    CustomModel(),
+    Digits(),
+    Sine(),
+    Images(),
+    *OPTIMISERS,
+    Start(),
+    FreezeWhenSettled(),
+)
 FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(part)]
 SIMPLE = [
     f.name for f in dataclasses.fields(RunConfig) if f.name not in ("model", "data", "optimizer")
@@ -78,6 +88,7 @@ class Lost(ModelConfig, builder="layerscope.models.fcn:nothing"):
 def place(part):
     """A run with ``part`` in its place."""
     places = {"model": MODELS.values(), "optimizer": OPTIMIZERS.values(), "start": (Start,)}
+    places["freeze_when_settled"] = (FreezeWhenSettled,)
     for name, kinds in places.items():
         if isinstance(part, tuple(kinds)):
             return RunConfig(**{name: part})
@@ -139,7 +150,7 @@ def test_the_hash_differs_with_every_setting_of_a_part(part, name):
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_the_hash_differs_with_every_setting_of_a_run(name):
-    value = OTHERS.get(name, OTHER[type(getattr(EXAMPLE, name))])
+    value = OTHERS[name] if name in OTHERS else OTHER[type(getattr(EXAMPLE, name))]
     other = dataclasses.replace(EXAMPLE, **{name: value})
     assert other.hash != EXAMPLE.hash
 

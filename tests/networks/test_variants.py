@@ -55,6 +55,7 @@ def test_a_model_that_does_not_run_on_the_data_is_an_error_that_says_so():
         evaluate_variants(FCN.model(), [{}], data, FCN.task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
 def test_deep_networks_give_the_numbers_of_the_plain_loop(case):
     model, data = case.model().eval(), [case.batch(0)]
@@ -130,13 +131,8 @@ def test_a_budget_bounds_the_rows_evaluated_at_once():
     assert max(rows[1:]) < 64
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[pytest.mark.slow] * case.name.startswith("resnet"), id=case.name)
-        for case in DEEP
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DEEP, ids=lambda case: case.name)
 def test_tensors_stay_within_the_budget(case):
     model = case.model().eval()
     inputs, labels = case.batch(0)

@@ -190,7 +190,10 @@ def opened(monkeypatch):
 
 @pytest.mark.parametrize(
     ("case", "steps"),
-    [*((case, None) for case in CASES), (CNN, [2, 4]), (CNN, [0, 6])],
+    [
+        *(pytest.param(case, None, marks=pytest.mark.slow) for case in CASES if case != CNN),
+        *((CNN, steps) for steps in (None, [2, 4], [0, 6])),
+    ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_several_probes_give_the_bits_that_each_gives_alone(case, steps, tmp_path):

@@ -9,14 +9,19 @@ from layerscope.recipes import find
 from layerscope.recipes.relative_weight_change.settings import GROUPS, NETWORKS, TWELVE, study
 
 LAYERS = {
-    "resnet18": {f"stage{i}.resblk{j}.body.conv{k}": f"block {i}" for i in (1, 2, 3, 4) for j in (1, 2) for k in (1, 2)},
+    "resnet18": {
+        f"stage{i}.resblk{j}.body.conv{k}": f"block {i}"
+        for i in (1, 2, 3, 4)
+        for j in (1, 2)
+        for k in (1, 2)
+    },
     "vgg19": {
         f"conv{i}.conv": "early" if i < 5 else "middle" if i < 12 else "late" for i in range(1, 17)
     },
     "alexnet": {
         f"conv{i}.conv": ("early", "middle", "middle", "late", "late")[i - 1] for i in range(1, 6)
     },
-}  # fmt: skip
+}
 
 
 def change(network, levels, factor=1.0, first=100.0):

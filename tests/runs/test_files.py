@@ -196,6 +196,7 @@ for name, write, value in (
 """
 
 
+@pytest.mark.slow
 def test_nothing_but_the_error_is_printed_on_a_full_disk(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

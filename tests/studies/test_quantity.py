@@ -5,7 +5,15 @@ from tests.recipes.made import noisy
 
 from layerscope.errors import LayerscopeError
 from layerscope.probes import Convergence, WeightChange
-from layerscope.studies.comparisons import each, exceeds, extreme, falls, in_each, in_each_layer
+from layerscope.studies.comparisons import (
+    alike,
+    each,
+    exceeds,
+    extreme,
+    falls,
+    in_each,
+    in_each_layer,
+)
 from layerscope.studies.quantity import combined, measured, stacked, statistic
 
 LATE, EARLY = Convergence(intervals=((5, 10),)), Convergence(intervals=((0, 5),))
@@ -141,3 +149,32 @@ def test_comparisons():
     assert outcomes == {name: "fails" if name in negative else "holds" for name in found}
     assert "a - b holds" in found["falls"].decide(DATA).note
     assert found["one of both"].decide(DATA).statistic == "two: C"
+
+
+def test_the_mean_of_a_group():
+    early = rate(EARLY).group("x").values(DATA)
+    np.testing.assert_allclose(early, 2.5, rtol=1e-4)
+    assert early.dims == ("seed",)
+    with pytest.raises(LayerscopeError, match=r"unknown group of layers 'z'.*\n?.*x"):
+        rate(EARLY).group("z").values(DATA)
+
+
+@pytest.mark.parametrize(
+    ("difference", "deviation", "outcome"),
+    [
+        (0.0, 0.01, "holds"),
+        (0.15, 0.01, "holds"),
+        (-0.15, 0.01, "holds"),
+        (0.5, 0.01, "fails"),
+        (-0.5, 0.01, "fails"),
+        (0.0, 1.0, "inconclusive"),  # no difference was found, but for want of evidence
+        (0.2, 0.1, "inconclusive"),
+    ],
+)
+def test_what_is_alike_lies_within_the_margin(difference, deviation, outcome):
+    noise = np.array([-1.0, -0.5, 0.0, 0.5, 1.0]) * deviation
+    data = xr.Dataset({"rate": ("seed", difference + noise)}, {"seed": range(5)})
+    tree = xr.DataTree.from_dict({f"one/{EARLY.key}": data})
+    comparison = alike(measured(EARLY, "rate", "one"), "difference", 0.2)
+    assert comparison.decide(tree).outcome == outcome
+    assert comparison.variants == ("one",)

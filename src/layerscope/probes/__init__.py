@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerscope.probes.performance import Performance
     from layerscope.probes.predictiveness import GradientPredictiveness
     from layerscope.probes.reinitialisation import Reinitialisation
+    from layerscope.probes.training_cost import TrainingCost
     from layerscope.probes.weight_change import WeightChange
 
 PROBES: Mapping[str, type[Probe]] = catalogue.Classes(catalogue.probes)
@@ -53,6 +54,7 @@ __all__ = [
     "Probe",
     "Reinitialisation",
     "ResponseFrequency",
+    "TrainingCost",
     "Trajectory",
     "TrajectoryProbe",
     "WeightChange",

@@ -124,7 +124,8 @@ def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
     found = {probe.key: stored(probe, run) for probe in study.probes}
     for probe in map(parse, run.config.live if run.config else ()):
         steps = run.results(probe.key).drop_vars("missing", errors="ignore")
-        epochs = steps.coarsen(step=run.steps_per_epoch or 1, coord_func="max")
+        last = {name: "max" for name, values in steps.coords.items() if "step" in values.dims}
+        epochs = steps.coarsen(step=run.steps_per_epoch or 1, coord_func=last)
         found[per_step_key(probe)] = epochs.mean()
     return found
 

@@ -186,6 +186,7 @@ class Kept(dict):
     __hash__ = object.__hash__
 
 
+@pytest.mark.slow
 def test_one_checkpoint_at_a_time_is_in_memory(tmp_path, monkeypatch):
     alive, most = weakref.WeakSet(), []
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import xarray as xr
-
 from layerscope.probes import Performance, WeightChange
 from layerscope.recipes.relative_weight_change.settings import (
     MEASURES,
     RWC,
     TWELVE,
     by_layer,
+    last_over_first,
     level,
     paper,
     studies,
@@ -97,14 +96,7 @@ def parts(run: Variant) -> Iterator[Plot]:
 
 def later(run: Variant, probe: WeightChange = RWC) -> Quantity:
     """log2 of how much more the last third of the grouped layers changes than the first, (seed)."""
-
-    def effect(values: xr.DataArray) -> xr.DataArray:
-        grouped = values.isel(layer=values["group"].values != "")
-        third = max(1, round(grouped.sizes["layer"] / 3))
-        last, first = grouped.isel(layer=slice(-third, None)), grouped.isel(layer=slice(third))
-        return last.mean("layer") - first.mean("layer")
-
-    return by_layer(run, probe).map(effect)
+    return last_over_first(by_layer(run, probe))
 
 
 def harder(run: Variant, easier: Variant, place: str) -> Statement:

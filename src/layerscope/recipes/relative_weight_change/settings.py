@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import xarray as xr
+
 from layerscope.config import SGD, VGG, DataConfig, Digits, Images, ModelConfig, ResNet, RunConfig
+from layerscope.data.sizes import training_examples
 from layerscope.models.alexnet import AlexNet
 from layerscope.probes import WeightChange
 from layerscope.studies.paper import Paper
@@ -177,6 +180,23 @@ def reduced(runs: Runs) -> str:
 def by_layer(run: Variant, probe: WeightChange = RWC) -> Quantity:
     """log2 of the change of every layer, mean over epochs from the second on."""
     return log2(run.of(probe, "change")).when(lambda epoch: epoch >= 2).mean("step")
+
+
+def last_over_first(values: Quantity) -> Quantity:
+    """The last third of the layers that belong to a group less the first third, (seed)."""
+
+    def effect(array: xr.DataArray) -> xr.DataArray:
+        grouped = array.isel(layer=array["group"].values != "")
+        third = max(1, round(grouped.sizes["layer"] / 3))
+        last, first = grouped.isel(layer=slice(-third, None)), grouped.isel(layer=slice(third))
+        return last.mean("layer") - first.mean("layer")
+
+    return values.map(effect)
+
+
+def steps_of(run: Variant) -> int:
+    """Steps of an epoch."""
+    return -(-(training_examples(run.data) or 0) // run.config.batch_size)
 
 
 def level(run: Variant, group: str, probe: WeightChange = RWC) -> Quantity:

@@ -1,0 +1,370 @@
+"""Controls that the paper lacks: layer size, rotation, equilibrium, change per step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import xarray as xr
+
+from layerscope.config import FCN, SGD, ResNet
+from layerscope.config.paths import set_path
+from layerscope.figures.figure import Reference
+from layerscope.functional.equilibrium import equilibrium_angle, equilibrium_time
+from layerscope.probes import WeightChange
+from layerscope.recipes.relative_weight_change.networks import STATISTIC, later
+from layerscope.recipes.relative_weight_change.settings import (
+    ANGLE,
+    MEASURES,
+    NETWORKS,
+    RWC,
+    by_layer,
+    last_over_first,
+    model,
+    paper,
+    steps_of,
+    studies,
+    study,
+)
+from layerscope.studies.comparisons import exceeds
+from layerscope.studies.paper import Items, claim
+from layerscope.studies.plan import Plan, Runs, Scale, Variant
+from layerscope.studies.plots import OVER_SEEDS, bars, lines
+from layerscope.studies.quantity import Quantity, combined, stacked
+from layerscope.studies.statistics import log2
+
+CIFAR = studies(("resnet18", "cifar10"), ("vgg19", "cifar10"), ("alexnet", "cifar10"))
+SIZES = {
+    f"{name}, equal size": replace(probe, size_matched=True) for name, probe in MEASURES.items()
+}
+"""Every measure on as many weights of each layer as the smallest layer has."""
+
+
+def equal_width(scale: Scale) -> Plan:
+    """The three networks on CIFAR-10, and two whose layers all have one size."""
+    plan = CIFAR(scale)
+    base = study(scale, "resnet18", "cifar10")
+    narrow = model(scale, "resnet18")
+    assert isinstance(narrow, ResNet)
+    depth, width = (6, {"paper": 512, "small": 128, "smoke": 32}[scale])
+    equal = {
+        "resnet-equal": (
+            "ResNet of equal width",
+            replace(base, model=replace(narrow, stages=(8,)), groups=("blocks=stage1.*",)),
+        ),
+        "fcn-equal": (
+            "FCN of equal width",
+            replace(
+                base,
+                model=FCN(depth, width),
+                optimizer=SGD(0.01, momentum=0.9, weight_decay=1e-4),
+                groups=(f"hidden={','.join(f'layer{i}' for i in range(2, depth + 1))}",),
+            ),
+        ),
+    }
+    return replace(plan, variants={**plan.variants, **equal})
+
+
+@paper.recipe(
+    "beyond the paper",
+    equal_width,
+    "Does the order of layers survive equal sizes?",
+    "Later over earlier convolutions with every measure of change, on all weights and on equally "
+    "many of each layer; and in networks whose layers all have one size.",
+)
+def size(runs: Runs) -> Items:
+    """Is "later layers change more" an effect of layer size? Equal numbers, equal widths.
+
+    Every measure is taken of all weights of a layer and of a random choice of as many as the
+    smallest layer has; and two networks have layers of one size only: a ResNet of one stage of
+    eight blocks, and an FCN without normalisation.
+    """
+    three = [f"{network}-cifar10" for network in NETWORKS]
+    for name in three:
+        yield claim(
+            f"{name}-matched",
+            f"{runs[name].label}: the last third of the convolutions changes more than the first "
+            "also on equally many weights of each. [beyond the paper]",
+            later(runs[name], replace(RWC, size_matched=True)),
+            STATISTIC,
+        )
+    for name in three:
+        run = runs[name]
+        elementwise = WeightChange(reduction="elementwise")
+        yield claim(
+            f"{name}-inflated",
+            f"{run.label}: the mean of quotients, which the authors' code computes, exaggerates "
+            "the order compared with Eq. 1. [beyond the paper]",
+            later(run, elementwise) - later(run),
+            "log2 of later over earlier, mean of quotients less Eq. 1",
+        )
+    for name in ("resnet-equal", "fcn-equal"):
+        yield claim(
+            name,
+            f"{runs[name].label} on CIFAR-10: the last third of the layers changes more than the "
+            "first. [beyond the paper]",
+            later(runs[name]),
+            STATISTIC,
+        )
+    for name, run in runs.items():
+        probes = {**MEASURES, **(SIZES if name in three else {})}
+        effects = {measure: later(run, probe) for measure, probe in probes.items()}
+        yield bars(
+            stacked("measure", effects, long_name="log2 of later over earlier", units=""),
+            f"measures-{name}",
+            f"{run.label}: later over earlier layers",
+            "log2 of the ratio of the changes of the last third of the layers and of the first, "
+            f"epochs from the second on; above 0 later layers change more; {OVER_SEEDS}",
+            x="measure",
+        )
+
+
+def per_step(run: Variant, probe: WeightChange) -> Quantity:
+    """log2 of the mean change at a step, of every layer, mean over epochs from the second on."""
+    values = log2(run.per_step(probe, "change"))
+    return values.when(lambda epoch: epoch >= 2).mean("step")
+
+
+def later_per_step(run: Variant, probe: WeightChange) -> Quantity:
+    """log2 of how much more the last third of the layers changes at a step than the first."""
+    return last_over_first(per_step(run, probe))
+
+
+@paper.recipe(
+    "beyond the paper",
+    CIFAR,
+    "Do later layers also turn more?",
+    "Angle between a layer's weights at two moments, an epoch or a step apart.",
+)
+def rotation(runs: Runs) -> Items:
+    """Does the order hold for angles, which is what a change means before a normalisation?"""
+    for name, run in runs.items():
+        yield claim(
+            f"{name}-epoch",
+            f"{run.label}: the last third of the convolutions turns more than the first over an "
+            "epoch. [beyond the paper]",
+            later(run, ANGLE),
+            "log2 of the ratio of angles",
+        )
+        yield claim(
+            f"{name}-step",
+            f"{run.label}: the last third of the convolutions turns more than the first at a "
+            "step. [beyond the paper]",
+            later_per_step(run, ANGLE),
+            "log2 of the ratio of angles",
+        )
+    about = "geometric mean over seeds"
+    for name, run in runs.items():
+        yield lines(
+            run.of(ANGLE, "change"),
+            f"epoch-{name}",
+            f"{run.label}: rotation over an epoch",
+            f"Angle between the weights at the ends of two epochs; {about}.",
+            x="epoch",
+            log_y=True,
+        )
+        yield lines(
+            run.per_step(ANGLE, "change"),
+            f"step-{name}",
+            f"{run.label}: rotation at a step",
+            f"Angle between the weights before and after a step, mean over an epoch; {about}.",
+            x="epoch",
+            log_y=True,
+        )
+
+
+def directness(run: Variant) -> Quantity:
+    """Angle turned over an epoch as a share of the angles of its steps, per layer and epoch."""
+    steps = steps_of(run)
+
+    def share(epoch: xr.DataArray, step: xr.DataArray) -> xr.DataArray:
+        return (epoch / (steps * step)).assign_attrs(long_name="directness", units="")
+
+    return combined(share, run.of(ANGLE, "change"), run.per_step(ANGLE, "change"))
+
+
+@paper.recipe(
+    "beyond the paper",
+    CIFAR,
+    "Do layers differ in how far they step or in where they go?",
+    "Change per epoch beside change per step, and directness: the angle turned over an epoch as a "
+    "share of the angles of its steps.",
+)
+def schedule(runs: Runs) -> Items:
+    """Change per epoch against change per step: drift or diffusion?
+
+    An epoch adds up steps. Where all point one way, n steps turn the weights n times as far as one
+    (directness 1, drift); where they are independent, about the square root of n times (directness
+    of 1 over the square root of n, diffusion).
+    """
+    for name, run in runs.items():
+        straight = log2(directness(run)).when(lambda epoch: epoch >= 2).mean("step")
+        yield claim(
+            f"{name}-drift",
+            f"{run.label}: steps of the last third of the convolutions point the same way more "
+            "than those of the first third. [beyond the paper]",
+            last_over_first(straight),
+            "log2 of the ratio of directness",
+        )
+        yield claim(
+            f"{name}-step",
+            f"{run.label}: the last third of the convolutions changes more than the first also at "
+            "a single step (Eq. 1). [beyond the paper]",
+            later_per_step(run, RWC),
+            STATISTIC,
+        )
+    for name, run in runs.items():
+        diffusion = Reference(1 / math.sqrt(steps_of(run)), "diffusion")
+        yield lines(
+            directness(run),
+            f"directness-{name}",
+            f"{run.label}: directness within an epoch",
+            "Angle turned over an epoch over the sum of the angles of its steps: 1 is a straight "
+            "way, the line what independent steps give; geometric mean over seeds.",
+            x="epoch",
+            log_y=True,
+            references=(diffusion,),
+        )
+        epoch, step = by_layer(run), per_step(run, RWC)
+        yield bars(
+            stacked(
+                "over",
+                {"an epoch": last_over_first(epoch), "a step": last_over_first(step)},
+                long_name="log2 of later over earlier",
+                units="",
+            ),
+            f"order-{name}",
+            f"{run.label}: later over earlier layers, over an epoch and at a step",
+            "log2 of the ratio of changes (Eq. 1) of the last third of the convolutions and of "
+            f"the first; {OVER_SEEDS}",
+            x="over",
+        )
+
+
+DECAYS: dict[str, float] = {"paper": 1e-4, "medium": 5e-4, "strong": 2e-3}
+"""Weight decays, by variant; the paper's, with which equilibrium takes 5,000 steps, first."""
+REACHED = math.log2(1.1)
+"""An angle within a factor of 1.1 of the formula has reached equilibrium."""
+
+
+def decays(scale: Scale) -> Plan:
+    """ResNet-18 on CIFAR-10 with several weight decays."""
+    base = study(scale, "resnet18", "cifar10")
+    variants = {
+        name: (
+            f"weight decay {decay:g}",
+            set_path(base, "optimizer.weight_decay", decay),
+        )
+        for name, decay in DECAYS.items()
+    }
+    return replace(CIFAR(scale), variants=variants)
+
+
+def settings_of(run: Variant) -> tuple[float, float, float]:
+    """Learning rate, weight decay and momentum of a variant."""
+    optimizer = run.config.optimizer
+    assert isinstance(optimizer, SGD)
+    return optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum
+
+
+def off_equilibrium(run: Variant) -> Quantity:
+    """log2 of a layer's angle per step over that of equilibrium, for convolutions."""
+    angle = run.per_step(ANGLE, "change").layers(lambda name: "conv" in name)
+    return log2(angle) - math.log2(equilibrium_angle(*settings_of(run)))
+
+
+def last_quarter(run: Variant, values: Quantity) -> Quantity:
+    """Mean over the last quarter of the run."""
+    return values.when(lambda epoch: epoch > 0.75 * run.epochs).mean("step")
+
+
+def spread(values: Quantity) -> Quantity:
+    """Largest less smallest value of all layers."""
+    return values.max("layer") - values.min("layer")
+
+
+def arrival(run: Variant) -> Quantity:
+    """The epoch from which on a layer's angle per step stays at equilibrium; a gap where never."""
+
+    def first(values: xr.DataArray) -> xr.DataArray:
+        away = abs(values) > REACHED
+        epochs = values["epoch"]
+        last_away = xr.where(away, epochs, 0).max("step")
+        arrived = epochs.where(epochs > last_away).min("step")
+        return arrived.assign_attrs(long_name="in equilibrium from", units="epochs")
+
+    return off_equilibrium(run).map(first)
+
+
+@paper.recipe(
+    "beyond the paper",
+    decays,
+    "Does weight decay alone set how much normalised layers change?",
+    "Angle per step of every convolution of ResNet-18, each before a normalisation, beside the "
+    "angle of rotational equilibrium, for three weight decays.",
+)
+def equilibrium(runs: Runs) -> Items:
+    """Rotational equilibrium: in the end all normalised layers turn by the same angle at a step.
+
+    With momentum SGD and weight decay the weights before a normalisation come to turn by
+    sqrt(2 eta lambda / (1 + alpha)) rad at every step, whatever the layer (Wan et al. 2021, Kosson
+    et al. 2024), after about (1 - alpha) / (2 eta lambda) steps: with the paper's weight decay of
+    1e-4 after 5,000, with 2e-3 after 250.
+    """
+    strong = runs["strong"]
+    late = last_quarter(strong, off_equilibrium(strong))
+    yield claim(
+        "angle",
+        "ResNet-18, weight decay 2e-3: over the last quarter of training every convolution turns "
+        "at a step by the angle of equilibrium, within a factor of 1.1. [beyond the paper]",
+        exceeds(-abs_max(late), "minus the largest |log2 of angle over formula|", -REACHED),
+    )
+    yield claim(
+        "same",
+        "ResNet-18, weight decay 2e-3: over the last quarter of training the angles per step of "
+        "all convolutions are within a factor of 1.1 of each other. [beyond the paper]",
+        exceeds(-spread(late), "minus log2 of the largest over the smallest angle", -REACHED),
+    )
+    epoch = log2(strong.of(ANGLE, "change")).layers(lambda name: "conv" in name)
+    yield claim(
+        "epochs-differ",
+        "ResNet-18, weight decay 2e-3: over an epoch the angles of the convolutions then still "
+        "differ by more than a factor of 1.1. [beyond the paper]",
+        spread(last_quarter(strong, epoch)),
+        "log2 of the largest over the smallest angle",
+        REACHED,
+    )
+    first = runs["paper"]
+    yield claim(
+        "evens-out",
+        "ResNet-18: with weight decay 2e-3 the angles per step of the convolutions differ less at "
+        "the end than with the paper's 1e-4. [beyond the paper]",
+        spread(last_quarter(first, off_equilibrium(first))) - spread(late),
+        "difference in log2 of the largest over the smallest angle",
+    )
+    for name, run in runs.items():
+        expected = equilibrium_angle(*settings_of(run))
+        yield lines(
+            run.per_step(ANGLE, "change"),
+            f"angle-{name}",
+            f"Angle per step, {run.label}",
+            "Mean over the steps of an epoch; geometric mean over seeds. The line is the angle of "
+            "equilibrium; the classifier, which nothing normalises, need not reach it.",
+            x="epoch",
+            log_y=True,
+            references=(Reference(expected, "equilibrium"),),
+        )
+    for name, run in runs.items():
+        time = equilibrium_time(*settings_of(run)) / steps_of(run)
+        yield bars(
+            arrival(run),
+            f"arrival-{name}",
+            f"Epoch from which on layers are in equilibrium, {run.label}",
+            f"Angle per step within a factor of 1.1 of the formula to the end; no bar where that "
+            f"never happens in {run.epochs} epochs. Expected time scale: {time:.3g} epochs.",
+        )
+
+
+def abs_max(values: Quantity) -> Quantity:
+    """Largest magnitude of all layers."""
+    return values.map(abs).max("layer")
