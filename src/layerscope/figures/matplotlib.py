@@ -133,6 +133,8 @@ def _size(figure: Figure, panels: int) -> tuple[float, float]:
             naming.title(figure.data)
         )
         height = max(1.2, min(0.55 + 0.15 * len(figure.bars()), 7.5)) + 0.13 * lines.count("\n")
+    if isinstance(figure, Lines):
+        height += keys.legend_height(list(figure.colours()), width)
     if isinstance(figure, Surface):
         height = 0.84 * width / columns * rows
     return (width, height)

@@ -39,17 +39,28 @@ def legend_below(ax: Axes, entries: int) -> None:
     """One legend for the whole figure under its panels."""
     figure = ax.figure
     handles, names = ax.get_legend_handles_labels()
-    longest = max(len(name) for name in names)
-    room = max(1, int(figure.bbox.width / figure.dpi * 72 / (3.9 * longest + 24)))
-    columns = min(entries, room)
+    room = legend_columns(names, figure.bbox.width / figure.dpi)
     figure.legend(
         handles,
         names,
         loc="outside lower center",
-        ncols=columns,
+        ncols=min(entries, room),
         handlelength=1.2,
         columnspacing=1.2,
     )
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many names fit beside each other below a figure that is so many inches wide."""
+    longest = max(len(name) for name in names)
+    return max(1, int(width * 72 / (3.9 * longest + 24)))
+
+
+def legend_height(names: Sequence[str], width: float) -> float:
+    """Inches that a legend below (see `add_key`) takes beyond its first two lines."""
+    if not DIRECT < len(names) <= LEGEND:
+        return 0.0
+    return 0.145 * max(0, -(-len(names) // legend_columns(names, width)) - 2)
 
 
 def _end_labels(ax: Axes, series: Sequence[Series], colour: Mapping[str, str]) -> bool:

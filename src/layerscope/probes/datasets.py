@@ -59,6 +59,21 @@ def assemble(
     return dataset
 
 
+def by_epoch(dataset: xr.Dataset, steps_per_epoch: int) -> xr.Dataset:
+    """Means over the steps of every epoch of what was measured at each step, from step 1 on.
+
+    Args:
+        dataset: With the dimension ``step``; its steps are those of whole epochs.
+        steps_per_epoch: Optimiser steps per epoch.
+
+    Returns:
+        The same variables at the last steps of epochs.
+    """
+    values = dataset.drop_vars("missing", errors="ignore")
+    last = {name: "max" for name, found in values.coords.items() if "step" in found.dims}
+    return values.coarsen(step=steps_per_epoch, coord_func=last).mean()
+
+
 def with_reasons(dataset: xr.Dataset, missing: Mapping[str, str]) -> xr.Dataset:
     """The dataset, with why a layer has no value as the coordinate ``missing`` along ``layer``."""
     if "layer" not in dataset.dims:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -24,6 +25,19 @@ from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_tim
 
 PER_ENTRY = ("elementwise", "median")
 """Reductions of quotients of single entries."""
+
+
+def _of_groups(values: xr.DataArray) -> xr.DataArray | None:
+    """Geometric mean over the layers of each group; None where there are not two groups."""
+    labels = [str(label) for label in values["group"].values] if "group" in values.coords else []
+    names = list(dict.fromkeys(label for label in labels if label))
+    if len(names) < 2:
+        return None
+    positive = values.where((values > 0) & np.isfinite(values))
+    logs = positive.copy(data=np.log(positive.values))
+    means = [logs.isel(layer=np.equal(labels, name)).mean("layer") for name in names]
+    found = xr.concat(means, xr.DataArray(names, dims="group", name="group"))
+    return found.copy(data=np.exp(found.values)).assign_attrs(values.attrs)
 
 
 @lru_cache(maxsize=8)
@@ -111,13 +125,19 @@ class WeightChange(MomentProbe):
         }
         text = how.get(self.reduction, f"{self.reduction} over weights of |change| / |weight|")
         size = ", on equally many weights of every layer" if self.size_matched else ""
-        return [
-            Lines(
-                values,
-                key=self.slug,
-                title="Rotation" if self.reduction == "angle" else "Relative weight change",
-                caption=f"{text[0].upper()}{text[1:]}{size}, since the moment measured before.",
-                x=x,
-                log_y=True,
+        title = "Rotation" if self.reduction == "angle" else "Relative weight change"
+        caption = f"{text[0].upper()}{text[1:]}{size}, since the moment measured before."
+        found: list[Figure] = [Lines(values, self.slug, title, caption, x=x, log_y=True)]
+        if (means := _of_groups(values)) is not None:
+            found.append(
+                Lines(
+                    means,
+                    key=f"{self.slug}-groups",
+                    title=f"{title} of groups of layers",
+                    caption=f"{caption} Geometric mean over the layers of a group.",
+                    x=x,
+                    hue="group",
+                    log_y=True,
+                )
             )
-        ]
+        return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from layerscope.catalogue import snake
@@ -20,10 +22,13 @@ from layerscope.probes import (
     WeightChange,
     measure_all,
 )
+from layerscope.probes.datasets import by_epoch
 from layerscope.runs.store import Run
 from layerscope.schedule import parse
 
 LIVE = ("weight_change", "distance_from_initialisation")
+STEPS = "@steps"
+"""Ends the name of what was measured live at every step, shown as means over epochs."""
 
 
 def weight_probes(run: Run) -> tuple[Probe, ...]:
@@ -31,6 +36,7 @@ def weight_probes(run: Run) -> tuple[Probe, ...]:
     time = "epoch" if run.steps_per_epoch else "step"
     return (
         WeightChange(),
+        WeightChange(reduction="angle"),
         DistanceFromInitialisation(),
         Convergence(time=time),
         PathAndProgress(),
@@ -44,14 +50,18 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
 
     Live measurements are preferred to those from checkpoints unless they stop before the last
     checkpoint, and default settings to others; of several others the one that differs in the
-    fewest settings is shown. The distance from initialisation is left out where it was not
-    measured live and there is no checkpoint 0.
+    fewest settings is shown. Changes that were measured live at every step stand beside those
+    between checkpoints, as means over epochs. The distance from initialisation is left out where it
+    was not measured live and there is no checkpoint 0.
     """
     found: dict[str, xr.Dataset] = {}
     due: dict[str, Probe] = {}
     for probe in weight_probes(run):
-        name = snake(type(probe).__name__)
-        live = run.results(probe.key) if probe.key in run.result_keys and name in LIVE else None
+        kind = snake(type(probe).__name__)
+        name = probe.key if isinstance(probe, WeightChange) else kind
+        live = run.results(probe.key) if probe.key in run.result_keys and kind in LIVE else None
+        if live is not None and (steps := _per_step(run, probe, live)) is not None:
+            found[f"{name}{STEPS}"], live = steps, None
         startless = isinstance(probe, DistanceFromInitialisation) and 0 not in run.steps
         if live is not None and (startless or _reaches_end(run, probe, live)):
             found[name] = live
@@ -59,11 +69,32 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
             due[name] = probe
     fresh = measure_all(due.values(), run)
     found |= {name: fresh[probe.key] for name, probe in due.items()}
-    for name in (n for n in PROBES if n not in found):
+    for name in (n for n in PROBES if n not in found and n not in due):
         own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
         if own:  # the default settings where they were measured
             found[name] = run.results(min(own, key=lambda key: (len(key), key)))
-    return {name: found[name] for name in PROBES if name in found}
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def probe_of(name: str) -> str:
+    """The probe, by its name in `PROBES`, that a measurement shown under a name is of."""
+    return name.partition("@")[0].partition(",")[0]
+
+
+def _place(name: str) -> tuple[int, str]:
+    return list(PROBES).index(probe_of(name)), name
+
+
+def _per_step(run: Run, probe: Probe, live: xr.Dataset) -> xr.Dataset | None:
+    """Means over the steps of an epoch of changes measured at each; None of anything else."""
+    if "previous" not in probe.needed:
+        return None
+    per_epoch, n = run.steps_per_epoch, live.sizes["step"]
+    dense = bool(per_epoch and per_epoch > 1 and n >= per_epoch)
+    if not dense or not np.array_equal(live["step"], np.arange(1, n + 1)):
+        return None
+    assert per_epoch is not None
+    return by_epoch(live.isel(step=slice(n // per_epoch * per_epoch)), per_epoch)
 
 
 def _reaches_end(run: Run, probe: Probe, live: xr.Dataset) -> bool:
@@ -95,7 +126,7 @@ def stacked(runs: Sequence[Run]) -> dict[str, xr.Dataset]:
     if len(runs) == 1:
         return parts[0]
     index = xr.DataArray(seed_labels(runs), dims="seed", name="seed")
-    shared = [name for name in PROBES if all(name in part for part in parts)]
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
     return {
         name: xr.concat(
             [part[name] for part in parts],
@@ -120,8 +151,19 @@ def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figu
     found: dict[str, list[Figure]] = {}
     for name, dataset in measurements.items():
         settings = json.loads(dataset.attrs.get("settings", "{}"))
-        found[name] = PROBES[name](**_tuples(settings)).figures(dataset)
+        drawn = PROBES[probe_of(name)](**_tuples(settings)).figures(dataset)
+        found[name] = [_at_a_step(f) for f in drawn] if name.endswith(STEPS) else drawn
     return found
+
+
+def _at_a_step(figure: Figure) -> Figure:
+    """A figure of means over the steps of every epoch, which says so."""
+    return replace(
+        figure,
+        key=f"{figure.key}-step",
+        title=f"{figure.title} at a step",
+        caption=f"Mean over the steps of every epoch. {figure.caption}",
+    )
 
 
 def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
@@ -11,8 +12,9 @@ import xarray as xr
 from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
 from layerscope.probes import PROBES
+from layerscope.report.change import change_findings
 from layerscope.report.diagnosis import findings, layer_summary
-from layerscope.report.measurements import probe_figures, seed_labels, stacked
+from layerscope.report.measurements import probe_figures, probe_of, seed_labels, stacked
 from layerscope.report.page import Page, Section
 from layerscope.runs.store import Run
 
@@ -42,13 +44,16 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
     figures = probe_figures(measurements)
     planned = {run.manifest["total_steps"] for run in runs}
     summary = layer_summary(measurements, planned.pop() if len(planned) == 1 else None)
+    configs = [run.config for run in runs]
+    alike = {replace(config, seed=0).hash for config in configs if config is not None}
+    shared = configs[0] if len(alike) == 1 and None not in configs else None
     leading = next(name for name in LEADING if figures.get(name))
     lead, *figures[leading] = figures[leading]
     return Page(
         title=title or "How each layer learned",
         subtitle=_subtitle(runs),
         facts=_facts(runs),
-        findings=findings(summary, measurements),
+        findings=(*findings(summary, measurements), *change_findings(measurements, shared)),
         table=_table(summary),
         lead=lead,
         sections=_sections(figures, _training_figures(runs)),
@@ -63,7 +68,7 @@ def _sections(
     """A section for every heading that has figures, in the order of the probes."""
     headed: dict[str, list[Figure]] = {}
     for name, drawn in figures.items():
-        probe = PROBES[name]
+        probe = PROBES[probe_of(name)]
         headed.setdefault(probe.heading or probe.summary, []).extend(drawn)
     headed.setdefault(WHOLE, []).extend(training)
     return tuple(Section(heading, figures=tuple(all_)) for heading, all_ in headed.items() if all_)

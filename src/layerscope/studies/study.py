@@ -13,6 +13,7 @@ from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.probes import Probe, stored
+from layerscope.probes.datasets import by_epoch
 from layerscope.probes.expression import parse
 from layerscope.runs.files import write_json
 from layerscope.runs.results import write_netcdf
@@ -123,10 +124,7 @@ def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
     """
     found = {probe.key: stored(probe, run) for probe in study.probes}
     for probe in map(parse, run.config.live if run.config else ()):
-        steps = run.results(probe.key).drop_vars("missing", errors="ignore")
-        last = {name: "max" for name, values in steps.coords.items() if "step" in values.dims}
-        epochs = steps.coarsen(step=run.steps_per_epoch or 1, coord_func=last)
-        found[per_step_key(probe)] = epochs.mean()
+        found[per_step_key(probe)] = by_epoch(run.results(probe.key), run.steps_per_epoch or 1)
     return found
 
 

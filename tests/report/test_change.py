@@ -1,0 +1,88 @@
+"""Sentences on why layers differ in change: by size, by weight decay, or by neither."""
+
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from layerscope.config import SGD, Adam, RunConfig
+from layerscope.functional.equilibrium import equilibrium_angle
+from layerscope.report.change import ANGLE, RATIO, change_findings
+from layerscope.report.measurements import STEPS
+
+SIZES = (100, 1000, 10_000, 100_000)
+
+
+def changes(levels, sizes=SIZES, seeds=0, trained=None):
+    """A change of each layer that is the same at eight moments."""
+    values = np.tile(np.asarray(levels, float), (8, 1))
+    coords = {
+        "layer": [f"layer{i}" for i in range(len(levels))],
+        "step": np.arange(1, 9),
+        "n_parameters": ("layer", list(sizes)[: len(levels)]),
+        "trained": ("layer", trained or [True] * len(levels)),
+    }
+    found = xr.Dataset({"change": (("step", "layer"), values)}, coords)
+    return xr.concat([found] * seeds, "seed") if seeds else found
+
+
+@pytest.mark.parametrize("seeds", [0, 3])
+@pytest.mark.parametrize(
+    ("levels", "sizes", "text"),
+    [
+        (
+            (0.8, 0.4, 0.2, 0.1),
+            SIZES,
+            "layer0 changes 8 times as much as layer3.*but layer size explains it: 100%",
+        ),
+        ((0.1, 0.8, 0.8, 0.1), SIZES, r"layer size does not explain it \(0% of"),
+        ((0.1, 0.2, 0.1, 0.2), (50,) * 4, "all have equally many weights"),
+        ((0.1, 0.11, 0.1, 0.12), SIZES, r"All layers change alike, within a factor of 1\.2\."),
+    ],
+)
+def test_what_layer_size_explains(levels, sizes, text, seeds):
+    (found,) = change_findings({RATIO: changes(levels, sizes, seeds)})
+    assert re.search(text, found.text)
+    assert "squared correlation" in found.evidence
+
+
+def test_layers_that_are_not_trained_or_do_not_move_are_left_out():
+    made = changes((0.8, 0.4, 0.2, 0.1, 9.0), (*SIZES, 7), trained=[True] * 4 + [False])
+    (found,) = change_findings({RATIO: made})
+    assert found.text.startswith("layer0 changes 8 times as much as layer3")
+    assert change_findings({RATIO: changes((0.1, 0.2, 0.3, 0.0))}) == []  # three are too few
+
+
+RUN = RunConfig(optimizer=SGD(0.1, momentum=0.9, weight_decay=0.005))
+BALANCED = equilibrium_angle(0.1, 0.005, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("factors", "text"),
+    [
+        ((1.0, 1.05, 0.97, 1.02), "All layers turn by 0.0229 rad at a step"),
+        ((1.0, 1.05, 0.97, 4.0), "3 of 4 layers turn at a step by 0.0229 rad"),
+        ((3.0, 2.0, 5.0, 4.0), "No layer turns at a step by 0.0229 rad"),
+    ],
+)
+def test_what_equilibrium_explains(factors, text):
+    made = {f"{ANGLE}{STEPS}": changes(BALANCED * np.array(factors))}
+    (found,) = change_findings(made, RUN)
+    assert found.text.startswith(text)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        RunConfig(optimizer=SGD(0.1, momentum=0.9)),
+        RunConfig(optimizer=SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.005)),
+        RunConfig(optimizer=Adam(weight_decay=0.005)),
+        RunConfig(optimizer=RUN.optimizer, milestones=(3,)),
+        RunConfig(optimizer=RUN.optimizer, schedule="cosine"),
+        RunConfig(optimizer=RUN.optimizer, warmup=10),
+    ],
+)
+def test_nothing_is_said_of_equilibrium_where_the_formula_does_not_apply(config):
+    assert change_findings({f"{ANGLE}{STEPS}": changes([BALANCED] * 4)}, config) == []
