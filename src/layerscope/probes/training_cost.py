@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +12,10 @@ import xarray as xr
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
-from layerscope.networks.isolation import isolated
+from layerscope.networks.curvature import gradients
+from layerscope.networks.isolation import differentiable, isolated, leaves
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import every_tensor, unwrap
 from layerscope.networks.task import Task
@@ -146,22 +148,23 @@ def operations(
         task: What the batch means.
         batch: A batch.
         training: Names of the parameters that train; the others have no gradient.
+
+    Raises:
+        LayerscopeError: The model does something that cannot be counted.
     """
-    own: Mapping[str, torch.Tensor] = every_tensor(model)
-    before = {name: tensor.requires_grad for name, tensor in own.items()}
     try:
         with isolated(model, training=True), torch.enable_grad():
-            for name, tensor in own.items():
-                if tensor.is_leaf and tensor.is_floating_point():
-                    tensor.requires_grad_(name in training)
+            for tensor in every_tensor(model).values():
+                if differentiable(tensor):
+                    tensor.requires_grad_(False)
+            wanted = leaves(model, sorted(training))
             with FlopCounterMode(display=False) as forward:
                 loss = task.loss(task.forward(model, batch), batch)
-            wanted = [own[name] for name in training]
             with FlopCounterMode(display=False) as backward:
-                if loss.requires_grad:
-                    torch.autograd.grad(loss, wanted, allow_unused=True)
-    finally:
-        for name, tensor in own.items():
-            if tensor.is_leaf:
-                tensor.requires_grad_(before[name])
+                gradients(loss, wanted)
+    except RuntimeError as error:
+        raise LayerscopeError(
+            f"the operations of {type(model).__name__} cannot be counted: {error}",
+            "Leave TrainingCost out; models that differentiate inside forward are not supported.",
+        ) from error
     return forward.get_total_flops(), backward.get_total_flops()
