@@ -8,7 +8,7 @@ import xarray as xr
 
 from layerscope.config import SGD, Adam, RunConfig
 from layerscope.functional.equilibrium import equilibrium_angle
-from layerscope.report.change import ANGLE, RATIO, change_findings
+from layerscope.report.change import ANGLE, RATIO, change_findings, frozen_findings
 from layerscope.report.measurements import STEPS
 
 SIZES = (100, 1000, 10_000, 100_000)
@@ -86,3 +86,17 @@ def test_what_equilibrium_explains(factors, text):
 )
 def test_nothing_is_said_of_equilibrium_where_the_formula_does_not_apply(config):
     assert change_findings({f"{ANGLE}{STEPS}": changes([BALANCED] * 4)}, config) == []
+
+
+def test_layers_that_were_frozen_are_named_with_their_time():
+    def manifest(per_epoch, **frozen):
+        return {"steps_per_epoch": per_epoch, "notes": {"frozen": frozen}}
+
+    (found,) = frozen_findings([manifest(10, a=20, b=40)])
+    assert found.text.endswith("once they had settled: a after epoch 2, b after epoch 4.")
+    (found,) = frozen_findings([manifest(10, a=20), manifest(10, a=40, b=40)])
+    assert found.text.endswith("a after epoch 3 (2 of 2 runs), b after epoch 4 (1 of 2 runs).")
+    (found,) = frozen_findings([manifest(None, **{f"l{i}": 5 for i in range(9)})])
+    assert "l0 after step 5" in found.text
+    assert found.text.endswith("and 3 others.")
+    assert frozen_findings([{"steps_per_epoch": 1, "notes": {}}]) == []

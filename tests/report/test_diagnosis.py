@@ -52,7 +52,7 @@ def test_a_summary_has_one_value_per_layer(seeds):
     summary = layer_summary(measured(seeds=seeds))
     means = summary.mean("seed") if seeds else summary
     assert means["distance"].values == pytest.approx([0.2, 0.9, 0.5])
-    assert means["change"].values == pytest.approx([0.1, 0.2, np.nan], nan_ok=True)
+    assert means["change"].values == pytest.approx([0.2, 0.4, np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("seeds", [None, 3])

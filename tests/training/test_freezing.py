@@ -17,7 +17,7 @@ from layerscope.training.freezing import freezing_epochs, shuffled
 from layerscope.training.loop import train
 from layerscope.training.problem import restore
 
-HOW = FreezeWhenSettled(threshold=0.2, patience=2)
+HOW = FreezeWhenSettled(threshold=0.2, patience=2, relative=False)
 SMALL = RunConfig(
     model=FCN(3, 16),
     data=Digits(),
@@ -42,11 +42,11 @@ SETTLES, EARLY, NEVER = [0.9, 0.2, 0.05, 0.05, 0.05], [0.05] * 5, [1.0, 0.6, 0.4
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        (FreezeWhenSettled(0.1, patience=1), [3, 1, 0]),
-        (FreezeWhenSettled(0.1, patience=2), [4, 2, 0]),
-        (FreezeWhenSettled(0.1, patience=4), [0, 4, 0]),
-        (FreezeWhenSettled(0.5, patience=2, relative=True), [3, 0, 4]),
-        (FreezeWhenSettled(0.1, patience=2, in_order=True), [4, 4, 0]),
+        (FreezeWhenSettled(0.1, relative=False, patience=1), [3, 1, 0]),
+        (FreezeWhenSettled(0.1, relative=False, patience=2), [4, 2, 0]),
+        (FreezeWhenSettled(0.1, relative=False, patience=4), [0, 4, 0]),
+        (FreezeWhenSettled(0.5), [3, 0, 4]),
+        (FreezeWhenSettled(0.1, relative=False, in_order=True), [4, 4, 0]),
     ],
 )
 def test_when_layers_are_frozen(how, expected):
@@ -117,7 +117,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, after):
 
 
 def test_one_layer_always_goes_on(tmp_path):
-    how = FreezeWhenSettled(threshold=0.99, patience=1)
+    how = FreezeWhenSettled(threshold=0.99, patience=1, relative=False)
     run = made(replace(SMALL, freeze_when_settled=how, epochs=3), tmp_path / "run")
     assert list(frozen_after(run.manifest)) == ["layer1", "layer2", "layer3"]
 
@@ -156,7 +156,7 @@ def test_the_criterion_cannot_be_recorded_at_other_times(tmp_path):
 
 def test_a_frozen_layer_costs_no_backward_pass(tmp_path):
     """Multiplications and additions of linear layers, counted by hand."""
-    how = FreezeWhenSettled(threshold=0.99, patience=1, layers=("layer1", "layer2"))
+    how = FreezeWhenSettled(threshold=0.99, patience=1, relative=False, layers=("layer1", "layer2"))
     run = made(replace(SMALL, freeze_when_settled=how, epochs=4), tmp_path / "run")
     assert frozen_after(run.manifest) == dict.fromkeys(("layer1", "layer2"), run.steps_per_epoch)
     found = measure(TrainingCost(), run, **restore(run).given)
@@ -184,7 +184,7 @@ def test_statistics_of_normalisation_still_follow_the_data(tmp_path):
         data=Digits(image_size=32),
         epochs=2,
         batch_size=512,
-        freeze_when_settled=FreezeWhenSettled(0.99, patience=1, layers=("conv1",)),
+        freeze_when_settled=FreezeWhenSettled(0.99, relative=False, patience=1, layers=("conv1",)),
     )
     run = made(config, tmp_path / "run")
     (step,) = frozen_after(run.manifest).values()

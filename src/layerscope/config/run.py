@@ -38,7 +38,9 @@ class FreezeWhenSettled(Config):
 
     A layer has settled at the end of an epoch where its relative change over it,
     :math:`\|w_t - w_{t-1}\|_1 / \|w_{t-1}\|_1` over all its parameters, has been below the
-    threshold for ``patience`` epochs in a row. Its parameters then keep their values bit for bit:
+    threshold times its largest change so far for ``patience`` epochs in a row (below the
+    threshold itself with ``relative=False``, which also takes a layer that has not begun to move
+    for one that has settled). Its parameters then keep their values bit for bit:
     no gradient is computed for them, no momentum and no weight decay moves them, and the backward
     pass ends where nothing before it trains. Statistics of normalisation inside it still follow
     the data in train mode. One layer always goes on. With a constant learning rate weights keep
@@ -48,7 +50,7 @@ class FreezeWhenSettled(Config):
     Change" proposes in Section 5; criterion and patience are this library's.
 
     Attributes:
-        threshold: Relative change over an epoch; 0 freezes nothing.
+        threshold: Change over an epoch below which a layer has settled; 0 freezes nothing.
         relative: The threshold is a share of the largest change that the layer had in an epoch.
         patience: Epochs in a row.
         layers: Patterns of the layers that may be frozen.
@@ -59,7 +61,7 @@ class FreezeWhenSettled(Config):
     """
 
     threshold: float = 0.0
-    relative: bool = False
+    relative: bool = True
     patience: int = 2
     layers: tuple[str, ...] = ("*",)
     in_order: bool = False

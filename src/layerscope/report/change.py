@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,7 @@ from layerscope.config import SGD, RunConfig
 from layerscope.functional.equilibrium import equilibrium_angle
 from layerscope.report.finding import Finding
 from layerscope.report.measurements import STEPS
+from layerscope.runs.manifest import frozen_after
 
 RATIO, ANGLE = "weight_change", "weight_change,reduction=angle"
 EXPLAINED = 0.8
@@ -19,6 +21,7 @@ NEAR = 1.1
 """Angles within this factor of the formula are in equilibrium."""
 FEWEST = 4
 """Layers below which nothing is said of a spread."""
+MOST_NAMES = 6
 ALIKE = 1.25
 """Changes within this factor of each other are called alike."""
 
@@ -36,6 +39,35 @@ def change_findings(
     if config is not None and (name := f"{ANGLE}{STEPS}") in measured:
         found.append(_in_equilibrium(measured[name]["change"], config))
     return [finding for finding in found if finding is not None]
+
+
+def frozen_findings(manifests: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Which layers were frozen on the way, and when.
+
+    Args:
+        manifests: Those of the runs.
+    """
+    times: dict[str, list[int]] = {}
+    for manifest in manifests:
+        for name, step in frozen_after(manifest).items():
+            times.setdefault(name, []).append(step)
+    if not times:
+        return []
+    per, unit = manifests[0]["steps_per_epoch"] or 1, "epoch"
+    if manifests[0]["steps_per_epoch"] is None:
+        unit = "step"
+    of = f" of {len(manifests)} runs" if len(manifests) > 1 else ""
+    parts = [
+        f"{name} after {unit} {np.mean(steps) / per:.3g}" + (f" ({len(steps)}{of})" if of else "")
+        for name, steps in list(times.items())[:MOST_NAMES]
+    ]
+    more = f" and {len(times) - MOST_NAMES} others" if len(times) > MOST_NAMES else ""
+    return [
+        Finding(
+            f"Layers stopped training once they had settled: {', '.join(parts)}{more}.",
+            evidence="What the runs noted; from then on their weights are the same bit for bit.",
+        )
+    ]
 
 
 def _typical(values: xr.DataArray) -> xr.DataArray:

@@ -34,7 +34,8 @@ def layer_summary(measured: Measured, planned: int | None = None) -> xr.Dataset:
     """One value per layer (and seed) of every weight measurement, over the whole run.
 
     * ``parameters``: number of parameters.
-    * ``change``: median over measured moments of the relative weight change.
+    * ``change``: median of the relative weight change over measured moments at which the layer
+      moved.
     * ``distance``: relative distance from initialisation at the last measured step, infinite for a
       layer that starts at zero; its attribute ``as_of`` says of which step (or epoch) it is where
       that is not the end.
@@ -51,8 +52,10 @@ def layer_summary(measured: Measured, planned: int | None = None) -> xr.Dataset:
         planned: Steps that the training was to take, where known.
     """
     half, path = measured["convergence"]["half_time"], measured["path_and_progress"]
-    change = measured["weight_change"]["change"].median("step", keep_attrs=True)
-    per = "epoch" if "epoch" in measured["weight_change"].coords else "interval"
+    changes = measured["weight_change"]["change"]
+    change = changes.where((changes != 0) | (changes == 0).all("step"))
+    change = change.median("step", keep_attrs=True)
+    per = _interval(measured["weight_change"])
     columns = {
         "parameters": (path["n_parameters"].astype(float), "parameters", ""),
         "change": (change.reindex(layer=path["layer"]), f"change per {per}", ""),
@@ -75,6 +78,14 @@ def layer_summary(measured: Measured, planned: int | None = None) -> xr.Dataset:
     requires = path["trained"].values if "trained" in path.coords else True
     found.coords["trained"] = ("layer", requires | _ever(moved).values)
     return found.assign(note=_notes(found))
+
+
+def _interval(dataset: xr.Dataset) -> str:
+    """What lies between two measured moments: an epoch, a step, or whatever it is."""
+    for name in ("epoch", "step"):
+        if name in dataset.coords and np.allclose(np.diff([0.0, *dataset[name].values]), 1):
+            return name
+    return "interval"
 
 
 def _last(values: xr.DataArray) -> xr.DataArray:

@@ -12,7 +12,7 @@ import xarray as xr
 from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
 from layerscope.probes import PROBES
-from layerscope.report.change import change_findings
+from layerscope.report.change import change_findings, frozen_findings
 from layerscope.report.diagnosis import findings, layer_summary
 from layerscope.report.measurements import probe_figures, probe_of, seed_labels, stacked
 from layerscope.report.page import Page, Section
@@ -53,7 +53,11 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
         title=title or "How each layer learned",
         subtitle=_subtitle(runs),
         facts=_facts(runs),
-        findings=(*findings(summary, measurements), *change_findings(measurements, shared)),
+        findings=(
+            *findings(summary, measurements),
+            *change_findings(measurements, shared),
+            *frozen_findings([run.manifest for run in runs]),
+        ),
         table=_table(summary),
         lead=lead,
         sections=_sections(figures, _training_figures(runs)),

@@ -24,11 +24,12 @@ from layerscope.studies.quantity import Quantity, stacked
 SETS: tuple[Data, ...] = ("cifar10", "mnist")
 THRESHOLD = 0.15
 """Relative change over an epoch below which a layer has settled, twice in a row."""
+SETTLED = FreezeWhenSettled(THRESHOLD, relative=False)
 WAYS = {
     "plain": ("all layers train", FreezeWhenSettled()),
-    "settled": ("settled layers frozen", FreezeWhenSettled(THRESHOLD)),
-    "in-order": ("frozen in order", FreezeWhenSettled(THRESHOLD, in_order=True)),
-    "random": ("frozen at random times", FreezeWhenSettled(THRESHOLD, at_random_times=True)),
+    "settled": ("settled layers frozen", SETTLED),
+    "in-order": ("frozen in order", replace(SETTLED, in_order=True)),
+    "random": ("frozen at random times", replace(SETTLED, at_random_times=True)),
 }
 COST, TEST = TrainingCost(), Performance()
 ALLOWED, WORTH = 1.0, 10.0
