@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +30,16 @@ from layerscope.probes.expression import parse
 from layerscope.recording.recorder import Recorder
 from layerscope.runs.files import check_writable
 from layerscope.runs.manifest import frozen_after
-from layerscope.runs.resume import load_state, save_state, set_random_state
+from layerscope.runs.resume import load_state, set_random_state
 from layerscope.runs.store import Run
 from layerscope.training.freezing import CRITERION, Freezer, reference_run, shuffled
+from layerscope.training.keeping import TURN, Keeper, existing_run, note_outcome
 from layerscope.training.optimisers import make_optimizer, start_at
 from layerscope.training.problem import Problem, loaded, problem
 
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
 WAIT_SECONDS = 1.0
-TURN = ".turn"
 Advance = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
@@ -142,7 +140,7 @@ def train(
             fit the model.
     """
     path = Path(path)
-    if (existing := _existing(config, path)) is not None and existing.status != "interrupted":
+    if (existing := existing_run(config, path)) is not None and existing.status != "interrupted":
         return existing
     fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
     batches = _batches(config, data_root, str(fabric.device))
@@ -150,37 +148,15 @@ def train(
     begin = None
     if existing is None and config.start is not None:  # before `problem`, which seeds
         begin = _beginning(config.start, path.parent, data_root, accelerator)
-    times = None
-    if (how := config.freeze_when_settled).threshold and how.at_random_times:
-        other = reference_run(config)
-        options = {"data_root": data_root, "accelerator": accelerator}
-        times = shuffled(_freezing_times(other, path.parent / other.hash, **options), config.seed)
+    how, times = config.freeze_when_settled, None
+    if how.threshold and how.at_random_times:
+        times = _random_times(config, path.parent, data_root, accelerator)
     made = problem(config, data_root, str(fabric.device))
     if begin is not None:
         begin(made.model)
     optimizer = make_optimizer(config.optimizer, made.model)
-    often = measure or schedule.epochs()
-    watched = dict.fromkeys(probes, often) | dict.fromkeys(live(config), schedule.every(1))
-    if how.threshold:
-        watched = _with_criterion(watched)
-    recorder = Recorder(
-        made.model,
-        path,
-        task=made.task,
-        batch=made.batch,
-        probes=watched,
-        checkpoints=schedule.parse(config.checkpoints),
-        measure=measure,
-        layers=_layers(config, made),
-        steps_per_epoch=batches.steps_per_epoch,
-        learning_rate=partial(learning_rate, config, steps_per_epoch=batches.steps_per_epoch),
-        metadata={
-            "config": to_dict(config),
-            "seed": config.seed,
-            "total_steps": batches.steps_per_epoch * config.epochs,
-            "device": str(fabric.device),
-        },
-        resume=existing is not None,
+    recorder = _recorder(
+        config, path, made, batches, _watched(config, probes, measure), measure, existing
     )
     random_state = None
     if existing is not None:
@@ -191,7 +167,7 @@ def train(
         if existing is not None:
             freezer.resume()
         set_random_state(random_state)
-        keep = _Keeper(path, made.model, optimizer, recorder, resume_seconds)
+        keep = Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
         for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
@@ -207,30 +183,78 @@ def train(
                 "Lower the learning rate; earlier checkpoints are kept.",
             )
         recorder.log(**outcome)
-        _note_outcome(recorder.run, made, config, outcome)
+        note_outcome(recorder.run, made, config, outcome)
     return recorder.run
 
 
-def _with_criterion(watched: dict[Probe, schedule.Schedule]) -> dict[Probe, schedule.Schedule]:
-    """The probes that are recorded, and what decides on freezing, once an epoch."""
-    if watched.get(CRITERION, schedule.epochs()) != schedule.epochs():
+def _watched(
+    config: RunConfig, probes: Sequence[Probe], measure: schedule.Schedule | None
+) -> dict[Probe, schedule.Schedule]:
+    """Everything that is measured while the run trains, and when.
+
+    Raises:
+        LayerscopeError: What decides on freezing is to be recorded at other times, too.
+    """
+    found = dict.fromkeys(probes, measure or schedule.epochs())
+    found |= dict.fromkeys(live(config), schedule.every(1))
+    if not config.freeze_when_settled.threshold:
+        return found
+    if found.get(CRITERION, schedule.epochs()) != schedule.epochs():
         raise LayerscopeError(
             f"freeze_when_settled measures {CRITERION.expression} once an epoch, and it is to be "
             "recorded at other times.",
             "Leave it out of live and probes.",
         )
-    return watched | {CRITERION: schedule.epochs()}
+    return found | {CRITERION: schedule.epochs()}
 
 
-def _freezing_times(config: RunConfig, path: Path, **options: Any) -> dict[str, int]:
-    """When layers were frozen in another run, which is trained first where it is not there."""
-    run = train_or_wait(config, path, **options)
+def _recorder(
+    config: RunConfig,
+    path: Path,
+    made: Problem,
+    batches: Batches,
+    watched: Mapping[Probe, schedule.Schedule],
+    measure: schedule.Schedule | None,
+    existing: Run | None,
+) -> Recorder:
+    per_epoch = batches.steps_per_epoch
+    return Recorder(
+        made.model,
+        path,
+        task=made.task,
+        batch=made.batch,
+        probes=watched,
+        checkpoints=schedule.parse(config.checkpoints),
+        measure=measure,
+        layers=_layers(config, made),
+        steps_per_epoch=per_epoch,
+        learning_rate=partial(learning_rate, config, steps_per_epoch=per_epoch),
+        metadata={
+            "config": to_dict(config),
+            "seed": config.seed,
+            "total_steps": per_epoch * config.epochs,
+            "device": str(made.dataset.train.device),
+        },
+        resume=existing is not None,
+    )
+
+
+def _random_times(
+    config: RunConfig, folder: Path, data_root: str | Path | None, accelerator: str
+) -> dict[str, int]:
+    """When to freeze which layer: at the times of the run that decides by itself, assigned anew.
+
+    That run is trained first where it is not there.
+    """
+    other = reference_run(config)
+    path = folder / other.hash
+    run = train_or_wait(other, path, data_root=data_root, accelerator=accelerator)
     if run.status != "complete":
         raise LayerscopeError(
             f"the run whose freezing times are taken, {path}, {run.missing}.",
             "Lower the learning rate, or leave out at_random_times.",
         )
-    return frozen_after(run.manifest)
+    return shuffled(frozen_after(run.manifest), config.seed)
 
 
 def train_or_wait(config: RunConfig, path: str | Path, **options: Any) -> Run:
@@ -323,69 +347,3 @@ def _steps(
         if evaluation(done) and done < total:  # the end is tested once, by `train`
             recorder.log(**evaluate(made.model, made.task, made.dataset.test))
         yield done, total
-
-
-@dataclass
-class _Keeper:
-    """Writes the state to resume from, at most every ``seconds``."""
-
-    path: Path
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    recorder: Recorder
-    seconds: float
-    written: float = field(default_factory=time.monotonic)
-
-    def __call__(self) -> None:
-        if time.monotonic() - self.written > self.seconds:
-            self.write()
-
-    def write(self) -> None:
-        """Write it now; measurements first, so that none before this step is lost."""
-        self.recorder.flush()
-        save_state(self.path, self.model, self.optimizer, self.recorder.state_dict())
-        self.written = time.monotonic()
-
-
-def _note_outcome(run: Run, made: Problem, config: RunConfig, outcome: Mapping[str, float]) -> None:
-    run.note(
-        **outcome,
-        task=made.dataset.task,
-        data=made.dataset.name,
-        data_note=made.dataset.note,
-        n_train=len(made.dataset.train),
-        n_test=len(made.dataset.test),
-        epochs=config.epochs,
-    )
-
-
-def _existing(config: RunConfig, path: Path) -> Run | None:
-    """The run that stands in ``path``, if it is one of this configuration."""
-    if not (path / "run.json").exists():
-        return None
-    run = Run.open(path)
-    if to_dict(run.config) != to_dict(config):
-        raise LayerscopeError(
-            f"{path} holds a run of another configuration, see its run.json.",
-            "Choose another folder for this one.",
-        )
-    if run.status == "running":
-        raise LayerscopeError(f"another process is training {path}.", "Wait for it to end.")
-    if run.status == "interrupted" and not (path / "resume.safetensors").exists():
-        if run.steps[-1:] > [0]:
-            raise LayerscopeError(
-                f"{path} is interrupted and its resume.safetensors is gone.",
-                "Put the file back, or choose another folder; its checkpoints are kept.",
-            )
-        _clear(path)  # stopped before the first step: nothing in it but where it begins
-        return None
-    return run
-
-
-def _clear(path: Path) -> None:
-    """Empty the folder of a run, but for what says whose turn it is."""
-    for entry in path.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != TURN:
-            entry.unlink()
