@@ -57,7 +57,7 @@ def equal_width(scale: Scale) -> Plan:
             replace(
                 base,
                 model=FCN(depth, width),
-                optimizer=SGD(0.01, momentum=0.9, weight_decay=1e-4),
+                optimizer=SGD(0.05, momentum=0.9, weight_decay=1e-4),
                 groups=(f"hidden={','.join(f'layer{i}' for i in range(2, depth + 1))}",),
             ),
         ),
