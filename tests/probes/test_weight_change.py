@@ -72,3 +72,17 @@ def test_figures_have_a_key_each(run):
     for probe in PROBES:
         figures = probe.figures(measure(probe, run))
         assert [figure.key for figure in figures] == [probe.slug]
+
+
+def test_groups_have_a_figure_of_their_own_means(run):
+    dataset = measure(WeightChange(), run)
+    names = {"0": "early", "4": "early", "9": "late"}
+    grouped = dataset.assign_coords(group=("layer", [names[n] for n in dataset["layer"].values]))
+    layers, groups = WeightChange().figures(grouped)
+    assert (layers.key, groups.key) == ("weight-change", "weight-change-groups")
+    assert groups.data["group"].values.tolist() == ["early", "late"]
+    values = dataset["change"].values
+    expected = np.stack([np.sqrt(values[:, 0] * values[:, 1]), values[:, 2]])
+    np.testing.assert_allclose(groups.data.transpose("group", ...), expected)
+    one = dataset.assign_coords(group=("layer", ["early", "", "early"]))
+    assert len(WeightChange().figures(one)) == 1

@@ -663,3 +663,25 @@ def test_resuming_with_other_probes_is_refused(tmp_path):
     other = Recorder(FCN.model(), **settings | {"probes": []}, resume=True)
     with pytest.raises(LayerscopeError, match="recorded with other probes"):
         other.load_state_dict(state)
+
+
+def test_what_was_measured_last_is_at_hand_also_after_it_was_written(tmp_path):
+    model = FCN.model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    probe = WeightChange()
+    settings = {"task": FCN.task, "checkpoints": every(1), "measure": every(1)}
+    with Recorder(model, tmp_path / "a", probes={probe: every(2)}, **settings) as recorder:
+        for step in range(1, 5):
+            optimizer.zero_grad()
+            FCN.task.loss(FCN.task.forward(model, FCN.batch(step)), FCN.batch(step)).backward()
+            optimizer.step()
+            recorder.step()
+            recorder.flush()
+            if step % 2:
+                with pytest.raises(LayerscopeError, match=f"not measured at step {step}"):
+                    recorder.latest(probe)
+                continue
+            expected = recorder.run.results(probe.key)["change"].sel(step=step)
+            np.testing.assert_array_equal(recorder.latest(probe)["change"], expected)
+        with pytest.raises(LayerscopeError, match=r"weight_change,p=2\.0 was not measured"):
+            recorder.latest(WeightChange(p=2.0))

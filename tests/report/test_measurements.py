@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.report.growing import record
 
-from layerscope.report.measurements import measured
+from layerscope.probes import WeightChange
+from layerscope.report.measurements import measured, probe_figures
 from layerscope.schedule import at, every
 
 DISTANCE = "distance_from_initialisation"
@@ -33,3 +34,26 @@ def test_changes_measured_live_are_kept_up_to_their_last_whole_interval(
     if kept is not None:
         run.replace_results("weight_change", run.results("weight_change").isel(step=kept))
     assert measured(run)["weight_change"]["step"].values.tolist() == expected
+
+
+def test_changes_of_every_step_stand_beside_those_between_checkpoints(tmp_path):
+    probes = [WeightChange(), WeightChange(reduction="angle")]
+    settings = {"probes": probes, "measure": every(1), "checkpoints": every(3)}
+    run = record(tmp_path / "a", 10, steps_per_epoch=3, **settings)
+    found = measured(run)
+    for probe in probes:
+        epochs, steps = found[probe.key], found[f"{probe.key}@steps"]
+        assert epochs["step"].values.tolist() == [3, 6, 9, 10]
+        assert steps["step"].values.tolist() == [3, 6, 9]  # whole epochs
+        live = run.results(probe.key)["change"].values[:9].reshape(3, 3, -1)
+        np.testing.assert_allclose(steps["change"], live.mean(1))
+    figures = probe_figures(found)
+    assert [figure.title for figure in figures[f"{probes[1].key}@steps"]] == ["Rotation at a step"]
+    keys = [figure.key for drawn in figures.values() for figure in drawn]
+    assert len(set(keys)) == len(keys)
+    assert list(found)[:4] == [
+        "weight_change",
+        "weight_change,reduction=angle",
+        "weight_change,reduction=angle@steps",
+        "weight_change@steps",
+    ]
