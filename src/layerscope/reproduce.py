@@ -86,6 +86,9 @@ def reproduce(
             "Change the settings named above and run again.",
         )
     data = studies.collect(study, measured)
+    said = dict.fromkeys(outcome.fidelity for outcome in outcomes if outcome.fidelity)
+    if said:
+        data.attrs[studies.FIDELITY] = f"Data: {'; '.join(said)}."
     verdicts = studies.decide(study, data)
     files = studies.write(data, verdicts, folder)
     page = study_page(study, data, verdicts, outcomes, command)

@@ -40,6 +40,11 @@ def test_shapes_classes_and_statistics(data_root, name, shape, n_train, n_test, 
     assert (data.input_shape, data.n_classes) == (shape, row.classes)
     assert (len(data.train), len(data.test)) == (n_train, n_test)
     assert ("of 100,000 training images" in data.note) == (name == "tiny_imagenet")
+    shuffled = data.test.targets[: len(row.first_labels)].tolist() != list(row.first_labels)
+    assert ("in another order than the original" in data.fidelity) == shuffled
+    if name.endswith("mnist"):  # digit 7 and an ankle boot come first, wherever they are published
+        assert data.fidelity == ""
+    assert data.note.startswith(data.fidelity)
     for part in (data.train, data.test):
         assert torch.bincount(part.targets).shape == (row.classes,)
     table = torch.tensor([row.mean, row.std], dtype=torch.float64)

@@ -6,9 +6,10 @@ import xarray as xr
 
 from layerscope.config import RunConfig
 from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Bars
 from layerscope.probes import WeightChange
 from layerscope.studies.claims import Claim, above
-from layerscope.studies.study import Study, collect, decide, write
+from layerscope.studies.study import FIDELITY, Study, collect, decide, write
 
 STUDY = Study(
     name="paper.fig0",
@@ -79,3 +80,21 @@ def test_what_is_written_reads_back(tmp_path):
 def test_seeds_must_be_given_once(seeds):
     with pytest.raises(LayerscopeError, match="seeds"):
         replace(STUDY, seeds=seeds)
+
+
+@pytest.mark.parametrize("scale", ["paper", "small"])
+def test_captions_say_in_what_the_data_differ_from_the_original(scale):
+    values = xr.DataArray([1.0, 2.0], dims="layer", coords={"layer": ["x", "y"]})
+    study = replace(
+        STUDY,
+        scale=scale,
+        reduction="Less.",
+        figures=lambda data: [Bars(values, key="a", title="A", caption="What.")],
+    )
+    data = collect(STUDY, measured())
+    plain = {"paper": "What.", "small": "What. Less."}[scale]
+    assert [figure.caption for figure in study.draw(data)] == [plain]
+    data.attrs[FIDELITY] = "Data: mnist: upside down."
+    (figure,) = study.draw(data)
+    assert figure.caption == f"{plain} Data: mnist: upside down."
+    assert figure.title == "A" + " (small scale)" * (scale == "small")

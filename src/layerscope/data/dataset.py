@@ -127,6 +127,7 @@ class Dataset:
         class_names: Name of each class, where the source names them.
         task: What the targets are.
         note: What a caption has to say (subset, resizing, fidelity), or ``""``.
+        fidelity: Of it, in what the data differ from the original set.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Dataset:
     task: Literal["classification", "regression"]
     class_names: tuple[str, ...] | None = None
     note: str = ""
+    fidelity: str = ""
 
     def to(self, device: str | torch.device) -> Dataset:
         """The same data set on ``device``."""

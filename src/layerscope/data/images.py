@@ -68,7 +68,8 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
         mean, std = _over_channels(mean, std)
     train = Split(decoded.train_images, decoded.train_labels, mean, std)
     test = Split(decoded.test_images, decoded.test_labels, mean, std)
-    notes = _notes(config, row, len(train), len(test), decoded.n_classes)
+    fidelity = _fidelity(row, len(train), test.targets)
+    notes = [*fidelity, *_notes(config, row, decoded.n_classes)]
     names = decoded.class_names
     if config.classes is not None:
         chosen = _chosen_classes(config, config.classes, decoded.n_classes)
@@ -83,6 +84,7 @@ def _dataset(config: Images, source: Source, decoded: Decoded) -> Dataset:
         task="classification",
         class_names=names,
         note="; ".join(notes),
+        fidelity="; ".join(fidelity),
     )
 
 
@@ -132,17 +134,27 @@ def _subset(split: Split, limit: int | None, config: Images, part: str) -> Split
     return split.take(torch.randperm(len(split), generator=generator)[:limit])
 
 
-def _notes(
-    config: Images, row: ImageSet | None, n_train: int, n_test: int, n_classes: int
-) -> list[str]:
-    """What a caption has to say, from the table, the copy's size and the configuration."""
-    notes = [row.note] if row and row.note else []
-    for part, count, full in (
-        ("training", n_train, row.n_train if row else n_train),
-        ("test", n_test, row.n_test if row else n_test),
-    ):
+def _fidelity(row: ImageSet | None, n_train: int, test_labels: Tensor) -> list[str]:
+    """In what the data differ from the original, from the table and the copy itself."""
+    if row is None:
+        return []
+    notes = [row.note] if row.note else []
+    n_test = len(test_labels)
+    for part, count, full in (("training", n_train, row.n_train), ("test", n_test, row.n_test)):
         if count != full:
             notes.append(f"this copy has {count:,} of {full:,} {part} images")
+    first = test_labels[: len(row.first_labels)].tolist()
+    if n_test == row.n_test and first != list(row.first_labels):
+        notes.append(
+            "this copy has its test images in another order than the original, so that its pixels "
+            "or its division into training and test images may differ, too"
+        )
+    return notes
+
+
+def _notes(config: Images, row: ImageSet | None, n_classes: int) -> list[str]:
+    """What a caption has to say of the configuration."""
+    notes: list[str] = []
     side = _side(config, row)
     if side is not None and (row is None or row.native_size_varies or side != row.image_size):
         notes.append(f"resized to {side}x{side}")

@@ -39,6 +39,8 @@ class ImageSet:
         native_size_varies: Whether the images must be resized to share one size.
         where: ``(column, value)`` that rows must have, for a set that is part of a larger one.
         note: What a caption has to say about fidelity, or ``""``.
+        first_labels: Classes of the first ten test images of the original, by which a copy in
+            another order is known; none where that is not checked.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ImageSet:
     native_size_varies: bool = False
     where: tuple[str, str] | None = None
     note: str = ""
+    first_labels: tuple[int, ...] = ()
 
 
 def _photographs(
@@ -108,6 +111,7 @@ _ROWS = (
         image_size=28,
         n_train=60_000,
         n_test=10_000,
+        first_labels=(7, 2, 1, 0, 4, 1, 4, 9, 5, 9),
     ),
     ImageSet(
         name="fashion_mnist",
@@ -123,6 +127,7 @@ _ROWS = (
         image_size=28,
         n_train=60_000,
         n_test=10_000,
+        first_labels=(9, 2, 1, 1, 6, 1, 4, 6, 5, 7),
     ),
     ImageSet(
         name="cifar10",
@@ -138,6 +143,7 @@ _ROWS = (
         image_size=32,
         n_train=50_000,
         n_test=10_000,
+        first_labels=(3, 8, 8, 0, 6, 6, 1, 6, 3, 1),
     ),
     ImageSet(
         name="cifar100",
@@ -153,6 +159,7 @@ _ROWS = (
         image_size=32,
         n_train=50_000,
         n_test=10_000,
+        first_labels=(49, 33, 72, 51, 71, 92, 15, 14, 23, 0),
     ),
     ImageSet(
         name="tiny_imagenet",

@@ -70,7 +70,9 @@ def execute(job: Job, advance: Callable[[int, int], None]) -> Outcome:
         measure_all(job.probes, run, **made.given)
     except LayerscopeError as error:
         return Outcome(job.path, str(error), time.monotonic() - started, reused)
-    return Outcome(job.path, "", time.monotonic() - started, reused)
+    name, fidelity = made.dataset.name, made.dataset.fidelity
+    said = f"{name}: {fidelity}" if fidelity else ""
+    return Outcome(job.path, "", time.monotonic() - started, reused, said)
 
 
 @dataclass(frozen=True)

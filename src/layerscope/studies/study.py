@@ -23,6 +23,9 @@ from layerscope.studies.guards import PLANNED
 from layerscope.studies.plan import Scale
 from layerscope.studies.quantity import per_step_key
 
+FIDELITY = "fidelity"
+"""Attribute of a study's data: in what its data sets differ from the original ones, for captions."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -80,16 +83,19 @@ class Study:
         return self.reduction + changed
 
     def draw(self, data: xr.DataTree) -> list[Figure]:
-        """The figures; below the paper's scale titles and captions say so, and what was changed."""
+        """The figures; below the paper's scale titles and captions say so, and what was changed.
+
+        Captions also say where the data differ from the original sets (`FIDELITY`).
+        """
         drawn = self.figures(data)
-        if self.scale == "paper" and not self.changes:
-            return drawn
         end = "" if self.scale == "paper" else f" ({self.scale} scale)"
+        conditions = [self._conditions] if end or self.changes else []
+        conditions += [data.attrs[FIDELITY]] if data.attrs.get(FIDELITY) else []
         return [
             replace(
                 figure,
                 title=figure.title + end,
-                caption=f"{figure.caption} {self._conditions}".strip(),
+                caption=" ".join(part for part in (figure.caption, *conditions) if part),
             )
             for figure in drawn
         ]
@@ -105,12 +111,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: its folder, and why it has no measurements where it has none."""
+    """What became of one run.
+
+    Attributes:
+        path: Its folder.
+        error: Why it has no measurements, where it has none.
+        seconds: How long it took.
+        reused: Whether it was there before.
+        fidelity: In what its data differ from the original set.
+    """
 
     path: Path
     error: str = ""
     seconds: float = 0.0
     reused: bool = False
+    fidelity: str = ""
 
 
 def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
