@@ -24,7 +24,7 @@ from layerscope.studies.plan import Scale
 from layerscope.studies.quantity import per_step_key
 
 FIDELITY = "fidelity"
-"""Attribute of a study's data: in what its data sets differ from the original ones, for captions."""
+"""Attribute of a study's data: in what its data sets differ from the originals, for captions."""
 
 
 @dataclass(frozen=True)
