@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xarray as xr
@@ -76,10 +76,16 @@ def reproduce(
     done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
     outcome_of = dict(zip(jobs, done, strict=True))
     outcomes = [outcome_of[config.hash] for _, _, config in planned]
-    measured = {}
+    measured: dict[tuple[str, int], dict[str, xr.Dataset]] = {}
+    failed: dict[Path, str] = {}
     for (variant, seed, _), outcome in zip(planned, outcomes, strict=True):
-        if not outcome.error:
+        if outcome.error:
+            continue
+        try:
             measured[variant, seed] = studies.gathered(study, Run.open(outcome.path))
+        except LayerscopeError as error:
+            failed[outcome.path] = str(error)
+    outcomes = [replace(o, error=o.error or failed.get(o.path, "")) for o in outcomes]
     if not measured:
         raise LayerscopeError(
             f"no run of {study.name} could be measured: {outcomes[0].error}",

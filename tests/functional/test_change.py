@@ -100,6 +100,14 @@ def test_the_angle_of_a_known_rotation(turned, factor):
     assert float(found) == pytest.approx(turned, rel=1e-6 if factor == 1 else 1e-5, abs=1e-14)
 
 
+def test_the_angle_of_complex_weights_is_that_of_their_real_and_imaginary_parts():
+    before, after = (torch.complex(normal(50, s), normal(50, s + 1)) for s in (0, 2))
+    found = angles([before, before], [after, 2 * before], owners([1, 1]), 2)
+    parts = [torch.view_as_real(x).flatten() for x in (before, after)]
+    expected = angles(parts[:1], parts[1:], owners([1]), 1)
+    torch.testing.assert_close(found, torch.cat([expected, torch.zeros(1, dtype=torch.float64)]))
+
+
 def test_small_angles_keep_their_digits_in_single_precision():
     before = [normal(100_000)]
     after = [before[0] + 1e-5 * normal(100_000, seed=1)]

@@ -32,8 +32,8 @@ def tree(study, made, seeds=None):
     Args:
         study: The study; as many seeds were planned as it has.
         made: From a variant to datasets by kind of probe, e.g. ``"convergence"``, a list where the
-            study has several of a kind; None for a variant without any run. What nothing is made
-            for is a test error of 50%.
+            study has several of a kind, or by key; None for a variant without any run. What
+            nothing is made for is a test error of 50%.
         seeds: How many seeds were planned where not those of the study.
     """
     nodes = {"/": xr.Dataset(attrs={PLANNED: seeds or len(study.seeds)})}
@@ -45,7 +45,9 @@ def tree(study, made, seeds=None):
             dataset = found[snake(type(probe).__name__)]
             if isinstance(dataset, list):
                 dataset = dataset.pop(0)
-            nodes[f"{variant}/{probe.key}"] = dataset
+            nodes[f"{variant}/{probe.key}"] = found.get(probe.key, dataset)
+        for one in study.per_step:
+            nodes[f"{variant}/{one.key}"] = found[one.key]
     return xr.DataTree.from_dict(nodes)
 
 

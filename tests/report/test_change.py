@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from layerscope.config import SGD, Adam, RunConfig
+from layerscope.config import SGD, Adam, FreezeWhenSettled, RunConfig
 from layerscope.functional.equilibrium import equilibrium_angle
 from layerscope.report.change import ANGLE, RATIO, change_findings, frozen_findings
 from layerscope.report.measurements import STEPS
 
-SIZES = (100, 1000, 10_000, 100_000)
+SIZES = (100, 400, 1600, 6400, 25_600, 102_400)
 
 
 def changes(levels, sizes=SIZES, seeds=0, trained=None):
@@ -32,13 +32,17 @@ def changes(levels, sizes=SIZES, seeds=0, trained=None):
     ("levels", "sizes", "text"),
     [
         (
-            (0.8, 0.4, 0.2, 0.1),
+            (3.2, 1.6, 0.8, 0.4, 0.2, 0.1),
             SIZES,
-            "layer0 changes 8 times as much as layer3.*but layer size explains it: 100%",
+            "layer0 changes 32 times as much as layer5.*but layer size explains it: 100%",
         ),
-        ((0.1, 0.8, 0.8, 0.1), SIZES, r"layer size does not explain it \(0% of"),
-        ((0.1, 0.2, 0.1, 0.2), (50,) * 4, "all have equally many weights"),
-        ((0.1, 0.11, 0.1, 0.12), SIZES, r"All layers change alike, within a factor of 1\.2\."),
+        ((0.1, 0.4, 0.8, 0.8, 0.4, 0.1), SIZES, r"layer size does not explain it \(0% of"),
+        ((0.1, 0.2, 0.1, 0.2, 0.1, 0.2), (50,) * 6, "all have equally many weights"),
+        (
+            (0.1, 0.11, 0.1, 0.12, 0.1, 0.1),
+            SIZES,
+            r"All layers change alike, within a factor of 1\.2\.",
+        ),
     ],
 )
 def test_what_layer_size_explains(levels, sizes, text, seeds):
@@ -48,10 +52,12 @@ def test_what_layer_size_explains(levels, sizes, text, seeds):
 
 
 def test_layers_that_are_not_trained_or_do_not_move_are_left_out():
-    made = changes((0.8, 0.4, 0.2, 0.1, 9.0), (*SIZES, 7), trained=[True] * 4 + [False])
+    levels = (3.2, 1.6, 0.8, 0.4, 0.2, 0.1, 9.0)
+    made = changes(levels, (*SIZES, 7), trained=[True] * 6 + [False])
     (found,) = change_findings({RATIO: made})
-    assert found.text.startswith("layer0 changes 8 times as much as layer3")
-    assert change_findings({RATIO: changes((0.1, 0.2, 0.3, 0.0))}) == []  # three are too few
+    assert found.text.startswith("layer0 changes 32 times as much as layer5")
+    still = changes((*levels[:5], 0.0))
+    assert change_findings({RATIO: still}) == []  # five are too few
 
 
 RUN = RunConfig(optimizer=SGD(0.1, momentum=0.9, weight_decay=0.005))
@@ -61,9 +67,10 @@ BALANCED = equilibrium_angle(0.1, 0.005, 0.9)
 @pytest.mark.parametrize(
     ("factors", "text"),
     [
-        ((1.0, 1.05, 0.97, 1.02), "All layers turn by 0.0229 rad at a step"),
+        ((1.0, 1.05, 0.97, 1.02), "All layers turn at a step by 0.0229 rad"),
         ((1.0, 1.05, 0.97, 4.0), "3 of 4 layers turn at a step by 0.0229 rad"),
-        ((3.0, 2.0, 5.0, 4.0), "No layer turns at a step by 0.0229 rad"),
+        ((1.0, 2.0, 5.0, 4.0), "1 of 4 layers turns at a step by 0.0229 rad"),
+        ((3.0, 2.0, 5.0, 4.0), "None of 4 layers turns at a step by 0.0229 rad"),
     ],
 )
 def test_what_equilibrium_explains(factors, text):
@@ -100,3 +107,6 @@ def test_layers_that_were_frozen_are_named_with_their_time():
     assert "l0 after step 5" in found.text
     assert found.text.endswith("and 3 others.")
     assert frozen_findings([{"steps_per_epoch": 1, "notes": {}}]) == []
+    how = FreezeWhenSettled(0.1, at_random_times=True)
+    (found,) = frozen_findings([manifest(10, a=20)], RunConfig(freeze_when_settled=how))
+    assert found.text == "Layers stopped training at random times: a after epoch 2."

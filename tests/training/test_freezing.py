@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from layerscope.config import FCN, SGD, VGG, Digits, FreezeWhenSettled, RunConfig
+from layerscope.config import (
+    FCN,
+    SGD,
+    VGG,
+    CustomModel,
+    Digits,
+    FreezeWhenSettled,
+    RunConfig,
+)
 from layerscope.errors import LayerscopeError
 from layerscope.probes import TrainingCost, WeightChange, measure
 from layerscope.runs.manifest import frozen_after
 from layerscope.runs.store import Run
-from layerscope.training.freezing import freezing_epochs, shuffled
+from layerscope.training.freezing import CRITERION, freezing_epochs, shuffled
 from layerscope.training.loop import train
 from layerscope.training.problem import restore
 
@@ -98,8 +106,9 @@ class StoppedError(Exception):
     """Ends a training from outside."""
 
 
-@pytest.mark.parametrize("after", [1, 5])
-def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, after):
+@pytest.mark.parametrize(("after", "seconds"), [(1, 0), (5, 0), (6, 1e9)])
+def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, after, seconds):
+    """Also one whose notes have come further than the state it resumes from, the beginning."""
     whole = made(SMALL, tmp_path / "whole")
     per_epoch = whole.steps_per_epoch
 
@@ -108,12 +117,66 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, after):
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        made(SMALL, tmp_path / "cut", advance=stop, resume_seconds=0)
+        made(SMALL, tmp_path / "cut", advance=stop, resume_seconds=seconds)
     assert Run.open(tmp_path / "cut").status == "interrupted"
     resumed = made(SMALL, tmp_path / "cut")
     assert frozen_after(resumed.manifest) == frozen_after(whole.manifest)
     ours, theirs = resumed.checkpoint(resumed.steps[-1]), whole.checkpoint(whole.steps[-1])
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_was_measured_is_needed_to_resume(tmp_path):
+    def stop(done, total):
+        if done == 70:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        made(SMALL, tmp_path / "cut", advance=stop, resume_seconds=0)
+    for part in (tmp_path / "cut" / "results" / CRITERION.key).glob("*.nc"):
+        part.unlink()
+    with pytest.raises(LayerscopeError, match=r"minimum_dimensions=1"):
+        made(SMALL, tmp_path / "cut")
+
+
+def test_a_layer_that_starts_at_zero_has_not_settled_for_that():
+    moving = [np.inf, 0.9, 0.5, 0.4, 0.04, 0.03]
+    found = freezing_epochs(changes(moving), FreezeWhenSettled(0.05))
+    assert found.tolist() == [6]
+
+
+class Scaled(torch.nn.Module):
+    """A linear layer and a factor, which has no dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.linear = torch.nn.Flatten(), torch.nn.Linear(64, 10)
+        self.factor = Factor()
+
+    def forward(self, x):
+        return self.factor(self.linear(self.flat(x)))
+
+
+class Factor(torch.nn.Module):
+    """Multiplies by a learnt number."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.value * x
+
+
+def scaled():
+    return Scaled()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.99])
+def test_a_parameter_without_dimensions_is_never_frozen(tmp_path, threshold):
+    how = FreezeWhenSettled(threshold, relative=False, patience=1)
+    model = CustomModel("tests.training.test_freezing:scaled")
+    run = made(replace(SMALL, model=model, freeze_when_settled=how, epochs=2), tmp_path / "run")
+    assert list(frozen_after(run.manifest)) == ["linear"] * (threshold > 0)
 
 
 def test_one_layer_always_goes_on(tmp_path):
@@ -129,6 +192,7 @@ def test_only_the_layers_that_are_named_may_be_frozen(tmp_path):
     wrong = replace(SMALL, freeze_when_settled=replace(how, layers=("lay",)))
     with pytest.raises(LayerscopeError, match=r"'lay' of freeze_when_settled\.layers matches no"):
         made(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong" / "run.json").exists()
 
 
 def test_a_control_freezes_the_same_layers_at_each_others_times(tmp_path):

@@ -10,9 +10,9 @@ import torch
 
 from layerscope.config import FCN, SGD, Digits, RunConfig
 from layerscope.errors import LayerscopeError
-from layerscope.probes import WeightChange, measure
-from layerscope.studies.quantity import per_step_key
-from layerscope.studies.study import gathered
+from layerscope.probes import DistanceFromInitialisation, WeightChange, measure
+from layerscope.studies.quantity import PerStep
+from layerscope.studies.study import Study, gathered
 from layerscope.training.loop import train
 
 PROBES = (WeightChange(), WeightChange(reduction="angle"))
@@ -25,6 +25,22 @@ DENSE = RunConfig(
     checkpoints="every(1)",
 )
 LIVE = replace(DENSE, checkpoints="epochs(1)", live=tuple(p.expression for p in PROBES))
+
+
+STUDY = Study(
+    name="paper.fig0",
+    title="",
+    source="",
+    summary="",
+    reduction="",
+    scale="smoke",
+    variants={"a": LIVE},
+    seeds=(0,),
+    probes=(),
+    claims=(),
+    figures=lambda data: [],
+    per_step=tuple(map(PerStep, PROBES)),
+)
 
 
 class StoppedError(Exception):
@@ -61,13 +77,10 @@ def test_an_interrupted_run_measures_every_step_once(tmp_path):
 def test_a_study_has_means_over_the_steps_of_every_epoch(tmp_path):
     run = train(LIVE, tmp_path / "run", accelerator="cpu")
 
-    class Nothing:
-        probes = ()
-
-    found = gathered(Nothing(), run)  # pyright: ignore
-    assert set(found) == {per_step_key(probe) for probe in PROBES}
+    found = gathered(STUDY, run)
+    assert set(found) == {f"{probe.key}@steps" for probe in PROBES}
     for probe in PROBES:
-        means = found[per_step_key(probe)]["change"]
+        means = found[PerStep(probe).key]["change"]
         assert means["step"].values.tolist() == [5, 10, 15]
         assert means["epoch"].values.tolist() == [1.0, 2.0, 3.0]
         steps = run.results(probe.key)["change"].values.reshape(3, 5, -1)
@@ -82,3 +95,20 @@ def test_what_cannot_be_measured_live_is_refused_before_training(tmp_path, text,
     with pytest.raises(LayerscopeError, match=message):
         train(replace(LIVE, live=(text,)), tmp_path / "run", accelerator="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_probe_that_failed_on_the_way_is_an_error_of_its_run(tmp_path):
+    run = train(LIVE, tmp_path / "run", accelerator="cpu")
+    key = PROBES[0].key
+    run.replace_results(key, run.results(key).isel(step=slice(7)))
+    with pytest.raises(LayerscopeError, match="has weight_change of 7 of 15 steps"):
+        gathered(STUDY, run)
+
+
+def test_probes_that_also_look_at_the_start_are_averaged_over_steps_alone(tmp_path):
+    probe = DistanceFromInitialisation()
+    run = train(replace(LIVE, live=(probe.expression,)), tmp_path / "run", accelerator="cpu")
+    found = gathered(replace(STUDY, per_step=(PerStep(probe),)), run)[PerStep(probe).key]
+    steps = run.results(probe.key)["rms_distance"].values
+    assert len(steps) == 16
+    np.testing.assert_allclose(found["rms_distance"], steps[1:].reshape(3, 5, -1).mean(1))

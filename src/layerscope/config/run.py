@@ -54,7 +54,7 @@ class FreezeWhenSettled(Config):
         relative: The threshold is a share of the largest change that the layer had in an epoch.
         patience: Epochs in a row.
         layers: Patterns of the layers that may be frozen.
-        in_order: A layer is frozen only after all layers before it, which saves most.
+        in_order: A layer is frozen only after all before it that may be frozen, which saves most.
         at_random_times: A control: the layers that are frozen without it are frozen at each
             other's times, assigned at random. The run without it is trained first, beside this
             one, where it is not there yet.
@@ -104,7 +104,7 @@ class RunConfig(Config):
         checkpoints: Schedule of kept weights, e.g. ``"epochs(1)"`` or ``"log_spaced(10)"``.
         probe_batch: Examples in the fixed batch on which gradients and activations are measured.
         live: Probes to measure at every step while the run trains, since checkpoints so dense
-            would be too many, e.g. ``weight_change`` or ``weight_change(reduction="angle")``.
+            would be too many, e.g. ``weight_change`` or ``weight_change(reduction='angle')``.
         freeze_when_settled: Stop training layers that hardly change any more.
     """
 

@@ -78,6 +78,8 @@ def relative_change(
         return torch.where(distance == 0, 0.0, distance / layer_norms(before, owner, n_layers, p))
     if reduction == "angle":
         return angles(before, after, owner, n_layers)
+    if reduction not in ("elementwise", "median"):
+        raise ValueError(f"unknown reduction {reduction!r}")
     reduce = torch.mean if reduction == "elementwise" else torch.median
     quotients = [_quotients(b, a) for b, a in zip(before, after, strict=True)]
     return torch.stack([reduce(q.double()) for q in _by_layer(quotients, owner, n_layers)])
@@ -108,7 +110,7 @@ def angles(
         One float64 angle per layer, between 0 and pi.
     """
     wide = [(at_least_float32(b), at_least_float32(a)) for b, a in zip(before, after, strict=True)]
-    dots = torch.stack([(b * (a - b)).sum() for b, a in wide]).double()
+    dots = torch.stack([(b.conj() * (a - b)).real.sum() for b, a in wide]).double()
     squares = layer_sums(power_sums(before, 2.0), owner, n_layers)
     along = layer_sums(dots, owner, n_layers) / squares  # of the change, in lengths of the weights
     share = torch.nan_to_num(along, nan=0.0).unbind()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ class Probe(ABC):
     def expression(self) -> str:
         """The probe as text that `layerscope.probes.expression.parse` reads."""
         changed = [
-            f"{f.name}={getattr(self, f.name)!r}"
+            f"{f.name}={_literal(getattr(self, f.name))}"
             for f in dataclasses.fields(self)  # type: ignore
             if getattr(self, f.name) != _default(f)
         ]
@@ -173,6 +174,11 @@ class TrajectoryProbe(Probe):
         Returns:
             A dataset with at least the dimension ``layer``.
         """
+
+
+def _literal(value: Any) -> str:
+    """A setting as a Python literal, which infinity has none of its own as."""
+    return "1e999" if value == math.inf else repr(value)
 
 
 def _default(setting: dataclasses.Field[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 
 from layerscope import catalogue
 from layerscope.errors import LayerscopeError, unknown
@@ -31,7 +32,7 @@ def parse(text: str) -> Probe:
     if name not in known:
         raise unknown("probe", name, known)
     kind = known[name].load()
-    fields = kind.__dataclass_fields__
+    fields = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
     for setting in settings:
         if setting not in fields:
             raise unknown(f"setting of {name}", setting, fields)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.change import (
     Reduction,
@@ -87,6 +88,12 @@ class WeightChange(MomentProbe):
     heading: ClassVar[str] = "How much each layer changes"
     place: ClassVar[int] = 10
 
+    def __post_init__(self) -> None:
+        if self.reduction not in get_args(Reduction):
+            raise unknown("reduction of WeightChange", str(self.reduction), get_args(Reduction))
+        if not (isinstance(self.p, int | float) and self.p >= 1):
+            raise LayerscopeError(f"p of WeightChange is {self.p!r}.", "It is at least 1.")
+
     @property
     def variables(self) -> Mapping[str, Variable]:
         """``change`` and, for the per-entry reductions, ``zeros``."""
@@ -134,7 +141,7 @@ class WeightChange(MomentProbe):
                     means,
                     key=f"{self.slug}-groups",
                     title=f"{title} of groups of layers",
-                    caption=f"{caption} Geometric mean over the layers of a group.",
+                    caption=f"{caption} Geometric mean over the layers of a group that move.",
                     x=x,
                     hue="group",
                     log_y=True,

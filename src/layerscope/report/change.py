@@ -19,8 +19,9 @@ EXPLAINED = 0.8
 """Share of the spread from which on layer size is said to explain it."""
 NEAR = 1.1
 """Angles within this factor of the formula are in equilibrium."""
-FEWEST = 4
-"""Layers below which nothing is said of a spread."""
+FEWEST = 6
+"""Layers below which nothing is said of a spread: a few go with size by chance."""
+FEWEST_IN_EQUILIBRIUM = 2
 MOST_NAMES = 6
 ALIKE = 1.25
 """Changes within this factor of each other are called alike."""
@@ -41,11 +42,14 @@ def change_findings(
     return [finding for finding in found if finding is not None]
 
 
-def frozen_findings(manifests: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def frozen_findings(
+    manifests: Sequence[Mapping[str, Any]], config: RunConfig | None = None
+) -> list[Finding]:
     """Which layers were frozen on the way, and when.
 
     Args:
         manifests: Those of the runs.
+        config: How the runs were trained, where known.
     """
     times: dict[str, list[int]] = {}
     for manifest in manifests:
@@ -62,9 +66,11 @@ def frozen_findings(manifests: Sequence[Mapping[str, Any]]) -> list[Finding]:
         for name, steps in list(times.items())[:MOST_NAMES]
     ]
     more = f" and {len(times) - MOST_NAMES} others" if len(times) > MOST_NAMES else ""
+    random = config is not None and config.freeze_when_settled.at_random_times
+    when = "at random times" if random else "once they had settled"
     return [
         Finding(
-            f"Layers stopped training once they had settled: {', '.join(parts)}{more}.",
+            f"Layers stopped training {when}: {', '.join(parts)}{more}.",
             evidence="What the runs noted; from then on their weights are the same bit for bit.",
         )
     ]
@@ -124,28 +130,23 @@ def _in_equilibrium(angle: xr.DataArray, config: RunConfig) -> Finding | None:
     )
     late = angle.isel(step=slice(-max(1, angle.sizes["step"] // 4), None))
     typical = _typical(late)
-    if typical.sizes["layer"] < FEWEST:
-        return None
     near = abs(np.log(typical.values / expected)) < np.log(NEAR)
     n, total = int(near.sum()), len(near)
-    if n == total:
+    balance = "the angle that weight decay sets in the end where a normalisation follows"
+    if n < FEWEST_IN_EQUILIBRIUM:
         text = (
-            f"All layers turn by {expected:.3g} rad at a step, within {NEAR - 1:.0%}: at the end "
-            "weight decay sets how much they change, and not what they learn."
-        )
-    elif n:
-        text = (
-            f"{n} of {total} layers turn at a step by {expected:.3g} rad, within {NEAR - 1:.0%}, "
-            "which is what weight decay alone sets before a normalisation: differences between "
-            "them say nothing of learning."
+            f"{n or 'None'} of {total} layers turns at a step by {expected:.3g} rad, within "
+            f"{NEAR - 1:.0%}: {balance}. The spread between layers is not explained by it."
         )
     else:
+        who = "All" if n == total else f"{n} of {total}"
         text = (
-            f"No layer turns at a step by {expected:.3g} rad, the angle that weight decay sets in "
-            "the end before a normalisation: layers still differ for other reasons."
+            f"{who} layers turn at a step by {expected:.3g} rad, within {NEAR - 1:.0%}: {balance}. "
+            "It explains that they change alike; how much they learn it does not say."
         )
     return Finding(
         text,
-        evidence="Mean angle per step over the last quarter of training beside the equilibrium "
-        "sqrt(2 eta lambda / (1 + alpha)) of Wan et al. 2021 and Kosson et al. 2024.",
+        evidence="Median over the last quarter of training of the mean angle per step, beside the "
+        "equilibrium sqrt(2 eta lambda / (1 + alpha)) of Wan et al. 2021 and Kosson et al. 2024; "
+        "which layers a normalisation follows is not looked at.",
     )

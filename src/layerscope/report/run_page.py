@@ -56,7 +56,7 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
         findings=(
             *findings(summary, measurements),
             *change_findings(measurements, shared),
-            *frozen_findings([run.manifest for run in runs]),
+            *frozen_findings([run.manifest for run in runs], shared),
         ),
         table=_table(summary),
         lead=lead,

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from layerscope.probes import Probe
 from layerscope.studies.claims import Verdict, above, all_of
-from layerscope.studies.quantity import Quantity, probes_of, variants_of
+from layerscope.studies.quantity import Measurement, Quantity, probes_of, variants_of
 
 Titles = Callable[[str], str]
 
@@ -30,7 +29,7 @@ class Comparison:
     """
 
     decide: Callable[[xr.DataTree], Verdict]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Measurement, ...] = ()
     variants: tuple[str, ...] = ()
 
 

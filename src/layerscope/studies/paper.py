@@ -32,7 +32,7 @@ from layerscope.studies.claims import Claim
 from layerscope.studies.comparisons import Comparison, exceeds
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import Plot, test_errors
-from layerscope.studies.quantity import Quantity, probes_of
+from layerscope.studies.quantity import PerStep, Quantity, probes_of
 from layerscope.studies.study import Study
 
 
@@ -134,7 +134,7 @@ class Recipe:
         test = next((p for p in measured if isinstance(p, Performance)), Performance())
         if plan.shows_errors:
             plots.append(test_errors(runs, test))
-        by_key = {probe.key: probe for probe in (*probes, *measured, test)}
+        by_key = {one.key: one for one in (*probes, *measured, test)}
 
         def figures(data: xr.DataTree) -> list[Figure]:
             return [figure for plot in plots for figure in plot.draw(data)]
@@ -149,7 +149,8 @@ class Recipe:
             scale=scale,
             variants=runs.configs,
             seeds=runs.seeds,
-            probes=tuple(by_key.values()),
+            probes=tuple(one for one in by_key.values() if isinstance(one, Probe)),
+            per_step=tuple(one for one in by_key.values() if isinstance(one, PerStep)),
             claims=tuple(self._paper.decided(claim, runs, test) for claim in claims),
             figures=figures,
             changes=tuple(f"{path}={value}" for path, value in runs.changes.items()),

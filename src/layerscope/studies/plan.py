@@ -10,11 +10,12 @@ from typing import Any, Literal
 from layerscope.config import DataConfig, Images, RunConfig
 from layerscope.config.paths import set_paths
 from layerscope.data.sizes import training_examples
-from layerscope.errors import unknown
+from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Reference
 from layerscope.probes import Probe
+from layerscope.probes.expression import parse as parse_probe
 from layerscope.schedule import parse
-from layerscope.studies.quantity import Quantity, measured
+from layerscope.studies.quantity import PerStep, Quantity, measured
 
 Scale = Literal["paper", "small", "smoke"]
 SCALES: tuple[Scale, ...] = ("paper", "small", "smoke")
@@ -103,11 +104,14 @@ class Variant:
         """What a probe measures at every step of its runs, as means over those of an epoch.
 
         Raises:
-            ValueError: Its runs do not measure it live.
+            LayerscopeError: Its runs do not measure it live.
         """
-        if probe.expression not in self.config.live:
-            raise ValueError(f"runs of {self.name} do not measure {probe.expression} live")
-        return measured(probe, variable, self.name, per_step=True)
+        if probe not in map(parse_probe, self.config.live):
+            raise LayerscopeError(
+                f"runs of {self.name} do not measure {probe.expression} at every step.",
+                f"Name it: live=({probe.expression!r},).",
+            )
+        return measured(PerStep(probe), variable, self.name)
 
     def share(self, epoch: int, of: int, least: int = 1) -> int:
         """The epoch that is as far into this run as one of the paper's into the paper's.

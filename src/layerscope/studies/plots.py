@@ -13,7 +13,7 @@ from layerscope.figures.figure import Bars, Figure, Lines, Surface, Table
 from layerscope.probes import Performance, Probe
 from layerscope.studies.guards import guessing, scored
 from layerscope.studies.plan import Runs, Variant
-from layerscope.studies.quantity import Quantity, dataset_of, probes_of, stacked
+from layerscope.studies.quantity import Measurement, Quantity, dataset_of, probes_of, stacked
 
 OVER_SEEDS = "mean and 95% interval over seeds."
 CURVE = f"Distance to the final weights over the distance at initialisation; {OVER_SEEDS}"
@@ -29,7 +29,7 @@ class Plot:
     """
 
     draw: Callable[[xr.DataTree], list[Figure]]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Measurement, ...] = ()
 
 
 def lines(values: Quantity, key: str, title: str, caption: str, **settings: Any) -> Plot:

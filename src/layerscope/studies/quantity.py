@@ -22,6 +22,21 @@ from layerscope.errors import LayerscopeError, unknown
 from layerscope.probes import Probe
 
 
+@dataclass(frozen=True)
+class PerStep:
+    """What a probe measured live at every step, as means over the steps of every epoch."""
+
+    probe: Probe
+
+    @property
+    def key(self) -> str:
+        """Its name in a study's data."""
+        return f"{self.probe.key}@steps"
+
+
+Measurement = Probe | PerStep
+
+
 @dataclass(frozen=True, eq=False)
 class Quantity:
     """Numbers of every seed, computed from a study's measurements once they are there.
@@ -33,7 +48,7 @@ class Quantity:
     """
 
     values: Callable[[xr.DataTree], xr.DataArray]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Measurement, ...] = ()
     variants: tuple[str, ...] = ()
 
     def map(self, function: Callable[[xr.DataArray], xr.DataArray]) -> Quantity:
@@ -156,45 +171,38 @@ class Quantity:
         return combined(operator.truediv, self, other)
 
 
-def measured(probe: Probe, variable: str, variant: str, per_step: bool = False) -> Quantity:
+def measured(probe: Measurement, variable: str, variant: str) -> Quantity:
     """What a probe measures on a variant.
 
     Args:
         probe: The probe, with the settings that are meant.
         variable: A variable of its dataset.
         variant: A variant of the study.
-        per_step: What it measured live at every step, as means over the steps of every epoch.
 
     Raises:
         LayerscopeError: On use: the data hold no such variant, probe or variable.
     """
 
     def values(data: xr.DataTree) -> xr.DataArray:
-        found = dataset_of(data, probe, variant, per_step)
+        found = dataset_of(data, probe, variant)
         if variable not in found:
             raise unknown(f"variable of {probe.key}", variable, map(str, found.data_vars))
         return found[variable]
 
-    return Quantity(values, () if per_step else (probe,), (variant,))
+    return Quantity(values, (probe,), (variant,))
 
 
-def per_step_key(probe: Probe) -> str:
-    """Names what a probe measured live at every step in a study's data."""
-    return f"{probe.key}@steps"
-
-
-def dataset_of(data: xr.DataTree, probe: Probe, variant: str, per_step: bool = False) -> xr.Dataset:
+def dataset_of(data: xr.DataTree, probe: Measurement, variant: str) -> xr.Dataset:
     """Everything a probe measured on a variant, over seeds.
 
     Raises:
         LayerscopeError: The data hold no such variant or probe.
     """
-    key = per_step_key(probe) if per_step else probe.key
     if variant not in data.children:
         raise unknown("variant", variant, data.children)
-    if key not in data[variant].children:
-        raise unknown(f"measurement of {variant}", key, data[variant].children)
-    return cast(xr.DataTree, data[variant][key]).to_dataset()
+    if probe.key not in data[variant].children:
+        raise unknown(f"measurement of {variant}", probe.key, data[variant].children)
+    return cast(xr.DataTree, data[variant][probe.key]).to_dataset()
 
 
 def combined(function: Callable[..., xr.DataArray], *parts: Quantity | Any) -> Quantity:
@@ -256,7 +264,7 @@ def _comparable(arrays: Sequence[xr.DataArray]) -> list[xr.DataArray]:
     ]
 
 
-def probes_of(*groups: Iterable[Any]) -> tuple[Probe, ...]:
+def probes_of(*groups: Iterable[Any]) -> tuple[Measurement, ...]:
     """The probes behind things that have ``probes``, each once, in order."""
     found = {probe.key: probe for group in groups for thing in group for probe in thing.probes}
     return tuple(found.values())

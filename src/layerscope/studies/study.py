@@ -21,7 +21,7 @@ from layerscope.runs.store import Run
 from layerscope.studies.claims import Claim, Verdict
 from layerscope.studies.guards import PLANNED
 from layerscope.studies.plan import Scale
-from layerscope.studies.quantity import per_step_key
+from layerscope.studies.quantity import PerStep
 
 FIDELITY = "fidelity"
 """Attribute of a study's data: in what its data sets differ from the originals, for captions."""
@@ -41,6 +41,7 @@ class Study:
         variants: One configuration per variant; seeds replace the configuration's own.
         seeds: Seeds of every variant.
         probes: What is measured on every run.
+        per_step: What was measured at every step of the runs whose configuration asks for it.
         claims: What is decided.
         figures: What is drawn of the data.
         changes: Settings of the runs that were replaced, e.g. ``"model.width=64"``.
@@ -61,6 +62,7 @@ class Study:
     figures: Callable[[xr.DataTree], list[Figure]]
     changes: tuple[str, ...] = ()
     may_diverge: frozenset[str] = frozenset()
+    per_step: tuple[PerStep, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -131,16 +133,28 @@ class Outcome:
 def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
     """What a study needs of one measured run, by key.
 
-    Results from checkpoints stand under the keys of their probes; what was measured live at every
-    step, under `per_step_key`, as means over the steps of every epoch.
-
     Raises:
-        LayerscopeError: The run was not measured, or a file is damaged.
+        LayerscopeError: The run was not measured, a probe failed while it trained, or a file is
+            damaged.
     """
     found = {probe.key: stored(probe, run) for probe in study.probes}
-    for probe in map(parse, run.config.live if run.config else ()):
-        found[per_step_key(probe)] = by_epoch(run.results(probe.key), run.steps_per_epoch or 1)
+    live = [parse(text) for text in run.config.live] if run.config else []
+    for one in study.per_step:
+        if one.probe in live:
+            found[one.key] = _over_epochs(one, run)
     return found
+
+
+def _over_epochs(one: PerStep, run: Run) -> xr.Dataset:
+    """What was measured at every step of a whole run, as means over the steps of every epoch."""
+    steps = run.results(one.probe.key).sel(step=slice(1, None))
+    total = run.manifest["total_steps"]
+    if steps.sizes["step"] != total:
+        raise LayerscopeError(
+            f"{run.path} has {one.probe.key} of {steps.sizes['step']} of {total} steps.",
+            "See failed_probes in its run.json; delete the folder to train it again.",
+        )
+    return by_epoch(steps, run.steps_per_epoch or 1)
 
 
 def collect(

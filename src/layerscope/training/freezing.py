@@ -34,7 +34,8 @@ def freezing_epochs(changes: np.ndarray, how: FreezeWhenSettled) -> np.ndarray:
     Returns:
         Epochs counted from 1, (layers,).
     """
-    largest = np.maximum.accumulate(changes) if how.relative else 1.0
+    finite = np.where(np.isfinite(changes), changes, 0.0)  # what leaves zero changes infinitely
+    largest = np.maximum.accumulate(finite) if how.relative else 1.0
     when = np.full(changes.shape[1], np.inf)
     row = np.zeros(changes.shape[1], int)
     for epoch, low in enumerate(changes < how.threshold * largest, 1):
@@ -57,9 +58,10 @@ def candidates(layers: LayerMap, how: FreezeWhenSettled) -> list[str]:
                 f"the pattern {pattern!r} of freeze_when_settled.layers matches no layer.",
                 f"Layers are called {', '.join(layers.names)}.",
             )
+    measured = CRITERION.select(layers)
     return [
         layer.name
-        for layer in layers
+        for layer in measured
         if layer.trained and any(fnmatchcase(layer.name, p) for p in how.layers)
     ]
 
@@ -113,13 +115,25 @@ class Freezer:
         self.frozen: dict[str, int] = {}
 
     def resume(self) -> None:
-        """Freeze what was frozen up to the recorder's step."""
+        """Freeze what was frozen up to the recorder's step.
+
+        Raises:
+            LayerscopeError: What was measured up to then is not there.
+        """
         run, now = self._recorder.run, self._recorder.current_step
-        if CRITERION.key in run.result_keys:
+        if self._times is None and now >= self._per_epoch:
             found = run.results(CRITERION.key)["change"].sel(layer=self._names)
             self._changes = list(found.sel(step=slice(self._per_epoch, now)).values)
+            if len(self._changes) != now // self._per_epoch:
+                raise LayerscopeError(
+                    f"{run.path} has {CRITERION.key} of {len(self._changes)} epochs and is to "
+                    f"resume after {now // self._per_epoch}.",
+                    "Restore its results from a copy, or train into another folder.",
+                )
         noted = frozen_after(run.manifest)
         self._freeze({name: step for name, step in noted.items() if step <= now})
+        if noted != self.frozen:  # it had come further than the state that it resumes from
+            run.note(frozen=dict(self.frozen))
 
     def __call__(self) -> None:
         """Decide at the end of an epoch; to be called after every step."""

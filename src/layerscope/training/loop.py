@@ -158,20 +158,22 @@ def train(
     recorder = _recorder(
         config, path, made, batches, _watched(config, probes, measure), measure, existing
     )
+    freezer = None
+    if how.threshold:
+        freezer = Freezer(config, made.model, recorder, batches.steps_per_epoch, times)
     random_state = None
     if existing is not None:
         recorder_state, random_state = load_state(path, made.model, optimizer)
         recorder.load_state_dict(recorder_state)
     with recorder:
-        freezer = Freezer(config, made.model, recorder, batches.steps_per_epoch, times)
-        if existing is not None:
+        if existing is not None and freezer is not None:
             freezer.resume()
         set_random_state(random_state)
         keep = Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
         for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
-            if how.threshold:
+            if freezer is not None:
                 freezer()
             keep()
             if advance is not None:
@@ -248,7 +250,10 @@ def _random_times(
     """
     other = reference_run(config)
     path = folder / other.hash
-    run = train_or_wait(other, path, data_root=data_root, accelerator=accelerator)
+    try:
+        run = train_or_wait(other, path, data_root=data_root, accelerator=accelerator)
+    except DivergedError:
+        run = Run.open(path)
     if run.status != "complete":
         raise LayerscopeError(
             f"the run whose freezing times are taken, {path}, {run.missing}.",

@@ -16,7 +16,7 @@ from layerscope.recipes.relative_weight_change.settings import (
     paper,
     studies,
 )
-from layerscope.studies.comparisons import alike, in_each
+from layerscope.studies.comparisons import alike, each, exceeds, in_each
 from layerscope.studies.guards import scored
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Runs, Variant
@@ -100,17 +100,15 @@ def later(run: Variant, probe: WeightChange = RWC) -> Quantity:
 
 
 def harder(run: Variant, easier: Variant, place: str) -> Statement:
-    """The claim that layers change more on the harder of two data sets, on average over groups."""
-
-    def overall(one: Variant) -> Quantity:
-        levels = {group: level(one, group) for group in one.config.layer_groups or ()}
-        return stacked("group", levels).mean("group")
-
+    """The claim that layers change more on the harder of two data sets, in every group."""
+    differences = {
+        group: level(run, group) - level(easier, group) for group in run.config.layer_groups or ()
+    }
+    other = easier.label.partition(" on ")[2]
     return claim(
         "harder",
-        f"{run.label}: layers change more than on {easier.label.partition(' on ')[2]}. [{place}]",
-        overall(run) - overall(easier),
-        "log2 of the ratio of changes, mean over groups",
+        f"{run.label}: the layers of every group change more than on {other}. [{place}]",
+        in_each(differences, "log2 of the ratio of changes in {}"),
     )
 
 
@@ -145,7 +143,11 @@ def fig2(runs: Runs) -> Items:
     SUMMARY,
 )
 def fig3(runs: Runs) -> Items:
-    """ResNet-18 on CIFAR-10: block 4 changes as much as block 3."""
+    """ResNet-18 on CIFAR-10: block 4 changes as much as block 3.
+
+    So Section 4.1 says of CIFAR-10; where it speaks of MNIST it says that block 4 changes less than
+    block 3 "mirroring the trend seen in CIFAR-10". The first statement is decided.
+    """
     yield claim(
         "block4-like-block3",
         f"{runs.first.label}: blocks 3 and 4 change alike, within a factor of 1.25. [Fig. 3, "
@@ -216,13 +218,19 @@ def fig8(runs: Runs) -> Items:
     run, easier = runs["vgg19-cifar100"], runs["vgg19-cifar10"]
     for more in ("middle", "late"):
         yield order(run, more, "early", "Fig. 8, Section 4.2")
+    gaps = [above(one, "middle", "late") for one in (easier, run)]
     yield claim(
         "gap-smaller",
-        "VGG-19: middle layers exceed late ones by less on CIFAR-100 than on CIFAR-10. [Fig. 8, "
-        "Section 4.2]",
-        above(easier, "middle", "late") - above(run, "middle", "late"),
-        "difference of the two gaps, in log2",
+        "VGG-19: on CIFAR-10 middle layers exceed late ones, and by more than on CIFAR-100. [Fig. "
+        "8, Section 4.2]",
+        each(
+            {
+                "gap": exceeds(gaps[0], STATISTIC),
+                "smaller": exceeds(gaps[0] - gaps[1], "difference of the two gaps, in log2"),
+            }
+        ),
     )
+    yield order(run, "late", "middle", "Section 5")
     yield harder(run, easier, "Fig. 8, Section 4.2")
     yield from parts(run)
 

@@ -20,6 +20,7 @@ import xarray as xr
 
 from layerscope.config import SGD, VGG, DataConfig, Digits, Images, ModelConfig, ResNet, RunConfig
 from layerscope.data.sizes import training_examples
+from layerscope.errors import LayerscopeError
 from layerscope.models.alexnet import AlexNet
 from layerscope.probes import WeightChange
 from layerscope.studies.paper import Paper
@@ -143,7 +144,7 @@ def study(scale: Scale, network: Network, name: Data) -> RunConfig:
     )
 
 
-SLOW = (("alexnet", "cifar10"), ("alexnet", "cifar100"))
+SLOW: tuple[tuple[Network, Data], ...] = (("alexnet", "cifar10"), ("alexnet", "cifar100"))
 """Studies that at their own learning rate and batch learn nothing in the 1,580 steps of `small`."""
 
 
@@ -172,9 +173,38 @@ def reduced(runs: Runs) -> str:
     """What a scale changes of the paper's settings, for captions."""
     if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {READING}."
+    config = runs.first.config
+    length = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
     if runs.scale == "smoke":
-        return f"A smoke test of {runs.trained_on_images()}; not an experiment."
-    return f"Reduced: channels / 8, {runs.trained_on_images()}; {READING}."
+        return f"A smoke test of {length} on the embedded digits; not an experiment."
+    assert isinstance(config.data, Images)
+    settings: dict[str, list[str]] = {}
+    for run in runs.values():
+        settings.setdefault(_settings(run), []).append(run.label)
+    each = "; ".join(f"{', '.join(labels)}: {text}" for text, labels in settings.items())
+    return (
+        f"Reduced: channels / 8, {length} on {config.data.limit:,} images, tested on "
+        f"{config.data.test_limit:,}, {len(runs.seeds)} seeds. {each}. {READING}."
+    )
+
+
+def _settings(run: Variant) -> str:
+    """In what networks differ at `small`, in words."""
+    config = run.config
+    assert isinstance(config.data, Images)
+    side = config.data.image_size
+    text = (
+        f"{side}x{side} pixels, batch {config.batch_size}, learning rate "
+        f"{config.optimizer.learning_rate:g}, {'' if _augmented(config) else 'no '}augmentation"
+    )
+    name = next((key for key in SLOW if run.name == "-".join(key)), None)
+    if name is None or config.optimizer.learning_rate == TWELVE[name].learning_rate:
+        return text
+    return f"{text} (the paper's batch 128 and {TWELVE[name].learning_rate:g} learn nothing here)"
+
+
+def _augmented(config: RunConfig) -> bool:
+    return config.augmentation != "none"
 
 
 def by_layer(run: Variant, probe: WeightChange = RWC) -> Quantity:
@@ -183,10 +213,14 @@ def by_layer(run: Variant, probe: WeightChange = RWC) -> Quantity:
 
 
 def last_over_first(values: Quantity) -> Quantity:
-    """The last third of the layers that belong to a group less the first third, (seed)."""
+    """The last third of the layers that belong to a group less the first third, (seed).
+
+    The first convolution, which sees the images, is left out; 1x1 shortcuts count.
+    """
 
     def effect(array: xr.DataArray) -> xr.DataArray:
-        grouped = array.isel(layer=array["group"].values != "")
+        inner = ~array["layer"].isin(("conv1.conv",)).values
+        grouped = array.isel(layer=(array["group"].values != "") & inner)
         third = max(1, round(grouped.sizes["layer"] / 3))
         last, first = grouped.isel(layer=slice(-third, None)), grouped.isel(layer=slice(third))
         return last.mean("layer") - first.mean("layer")
@@ -195,8 +229,18 @@ def last_over_first(values: Quantity) -> Quantity:
 
 
 def steps_of(run: Variant) -> int:
-    """Steps of an epoch."""
-    return -(-(training_examples(run.data) or 0) // run.config.batch_size)
+    """Steps of an epoch.
+
+    Raises:
+        LayerscopeError: They are not known.
+    """
+    examples = training_examples(run.data)
+    if examples is None:
+        raise LayerscopeError(
+            f"the number of training examples of {run.label} is not known.",
+            "Give one, e.g. --data.limit 10000.",
+        )
+    return -(-examples // run.config.batch_size)
 
 
 def level(run: Variant, group: str, probe: WeightChange = RWC) -> Quantity:
