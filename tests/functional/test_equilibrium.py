@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from layerscope.functional.change import angles
-from layerscope.functional.equilibrium import equilibrium_angle, equilibrium_time
+from layerscope.functional.equilibrium import (
+    diffusive_directness,
+    equilibrium_angle,
+    equilibrium_time,
+)
 from layerscope.functional.norms import owners
 
 
@@ -78,3 +82,18 @@ def test_the_squared_length_comes_to_rest_in_the_time_stated(momentum):
 def test_without_decay_there_is_no_equilibrium():
     assert equilibrium_angle(0.1, 0.0, 0.9) == 0
     assert equilibrium_time(0.1, 0.0, 0.9) == math.inf
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("steps", [1, 5, 79])
+def test_directness_of_steps_with_independent_gradients(steps, momentum):
+    generator = torch.Generator().manual_seed(0)
+    velocity, path = torch.zeros(20_000), []
+    for _ in range(200 + steps):  # from where the velocity has its usual size
+        velocity = momentum * velocity + torch.randn(20_000, generator=generator)
+        path.append(velocity)
+    taken = torch.stack(path[-steps:])
+    found = taken.sum(0).norm() / taken.norm(dim=1).sum()
+    assert float(found) == pytest.approx(diffusive_directness(steps, momentum), rel=0.02)
+    if momentum == 0:
+        assert diffusive_directness(steps) == pytest.approx(steps**-0.5)

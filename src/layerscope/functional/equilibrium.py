@@ -46,3 +46,22 @@ def equilibrium_time(learning_rate: float, weight_decay: float, momentum: float 
     """
     decay = 2 * learning_rate * weight_decay
     return (1 - momentum) / decay if decay else math.inf
+
+
+def diffusive_directness(steps: int, momentum: float = 0.0) -> float:
+    r"""Length of the way that steps of independent gradients make together over their own lengths.
+
+    .. math:: \frac{1}{n} \sqrt{n \frac{1 + \alpha}{1 - \alpha}
+              - \frac{2 \alpha (1 - \alpha^n)}{(1 - \alpha)^2}}
+
+    Without momentum :math:`1 / \sqrt{n}`. With momentum a step keeps the share :math:`\alpha` of the
+    one before, so that steps point the same way for a while even where gradients do not.
+
+    Args:
+        steps: Number n of steps.
+        momentum: Momentum, from 0 to below 1.
+    """
+    kept = momentum**steps
+    squared = steps * (1 + momentum) / (1 - momentum)
+    squared -= 2 * momentum * (1 - kept) / (1 - momentum) ** 2
+    return math.sqrt(squared) / steps

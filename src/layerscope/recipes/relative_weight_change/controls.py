@@ -11,7 +11,11 @@ from layerscope.config import FCN, SGD, ResNet
 from layerscope.config.paths import set_path
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Reference
-from layerscope.functional.equilibrium import equilibrium_angle, equilibrium_time
+from layerscope.functional.equilibrium import (
+    diffusive_directness,
+    equilibrium_angle,
+    equilibrium_time,
+)
 from layerscope.probes import WeightChange
 from layerscope.recipes.relative_weight_change.networks import STATISTIC, later
 from layerscope.recipes.relative_weight_change.settings import (
@@ -204,8 +208,10 @@ def schedule(runs: Runs) -> Items:
     """Change per epoch against change per step: drift or diffusion?
 
     An epoch adds up steps. Where all point one way, n steps turn the weights n times as far as one
-    (directness 1, drift); where they are independent, about the square root of n times (directness
-    of 1 over the square root of n, diffusion).
+    (directness 1, drift). Where gradients are independent the directness is that of diffusion: one
+    over the square root of n, and with momentum, which makes steps alike, a few times more
+    (`layerscope.functional.equilibrium.diffusive_directness`). Below that line steps undo each
+    other.
     """
     for name, run in runs.items():
         straight = log2(directness(run)).when(lambda epoch: epoch >= 2).mean("step")
@@ -224,13 +230,17 @@ def schedule(runs: Runs) -> Items:
             STATISTIC,
         )
     for name, run in runs.items():
-        diffusion = Reference(1 / math.sqrt(steps_of(run)), "diffusion")
+        _, _, momentum = settings_of(run)
+        diffusion = Reference(
+            diffusive_directness(steps_of(run), momentum), "independent gradients"
+        )
         yield lines(
             directness(run),
             f"directness-{name}",
             f"{run.label}: directness within an epoch",
             "Angle turned over an epoch over the sum of the angles of its steps: 1 is a straight "
-            "way, the line what independent steps give; geometric mean over seeds.",
+            "way, the line what independent gradients with this momentum give, below it steps undo "
+            "each other; geometric mean over seeds.",
             x="epoch",
             log_y=True,
             references=(diffusion,),
