@@ -54,8 +54,8 @@ def diffusive_directness(steps: int, momentum: float = 0.0) -> float:
     .. math:: \frac{1}{n} \sqrt{n \frac{1 + \alpha}{1 - \alpha}
               - \frac{2 \alpha (1 - \alpha^n)}{(1 - \alpha)^2}}
 
-    Without momentum :math:`1 / \sqrt{n}`. With momentum a step keeps the share :math:`\alpha` of the
-    one before, so that steps point the same way for a while even where gradients do not.
+    Without momentum :math:`1 / \sqrt{n}`. With momentum a step keeps the share :math:`\alpha` of
+    the one before, so that steps point the same way for a while even where gradients do not.
 
     Args:
         steps: Number n of steps.
