@@ -48,6 +48,14 @@ def test_a_network_near_guessing_decides_nothing(error, outcome):
     assert verdict.value == 1.0  # is shown all the same
 
 
+def test_single_runs_that_have_not_learnt_are_counted_beside_a_decision():
+    made = data(10)
+    made["a/performance"]["error"][1] = 89.0
+    verdict = if_learnt({"a": Digits()}, Performance(), HOLDS)(made)
+    assert verdict.outcome == "holds"
+    assert verdict.note == "Hardly anything was learnt by 1 of 3 runs of a."
+
+
 def test_where_guessing_is_not_known_the_claim_is_decided():
     verdict = if_learnt({"a": Images("my/own")}, Performance(), HOLDS)(data(99))
     assert (verdict.outcome, "its classes are not known" in verdict.note) == ("holds", True)

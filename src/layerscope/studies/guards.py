@@ -107,6 +107,16 @@ def if_learnt(variants: Mapping[str, DataConfig], probe: Performance, decide: De
             have = "has" if len(hardly) == 1 else "have"
             note = f"Not decided: {', '.join(hardly)} {have} learnt hardly anything."
             return replace(verdict, outcome="inconclusive", note=f"{note} {verdict.note}".strip())
+        some = [
+            f"{n} of {of} runs of {name}"
+            for name, guess in guesses.items()
+            if guess is not None and name in data.children
+            for n, of in [_guessing_runs(data, name, probe, guess)]
+            if n
+        ]
+        if some:
+            note = f"Hardly anything was learnt by {', '.join(some)}."
+            verdict = replace(verdict, note=f"{verdict.note} {note}".strip())
         if unknown:
             note = f"How far {', '.join(unknown)} learnt is not judged: its classes are not known."
             return replace(verdict, note=f"{verdict.note} {note}".strip())
@@ -123,6 +133,14 @@ def _too_near(data: xr.DataTree, name: str, probe: Performance, guess: Guessing)
     if guess.variable == "error":
         return f"{found:.1f}% error"
     return f"loss {found:.3g}, a constant has {guess.value:.3g}"
+
+
+def _guessing_runs(
+    data: xr.DataTree, name: str, probe: Performance, guess: Guessing
+) -> tuple[int, int]:
+    """How many runs of a variant are hardly better than guessing, and of how many."""
+    found = scored(probe, name, guess.variable).values(data)
+    return int((found > LEARNT * guess.value).sum()), found.size
 
 
 def scored(probe: Performance, variant: str, variable: str = "error") -> Quantity:
