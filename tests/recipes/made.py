@@ -42,10 +42,11 @@ def tree(study, made, seeds=None):
             continue
         found = {"performance": performance(), **given}
         for probe in study.probes:
-            dataset = found[snake(type(probe).__name__)]
+            kind = snake(type(probe).__name__)
+            dataset = found[probe.key if probe.key in found else kind]
             if isinstance(dataset, list):
                 dataset = dataset.pop(0)
-            nodes[f"{variant}/{probe.key}"] = found.get(probe.key, dataset)
+            nodes[f"{variant}/{probe.key}"] = dataset
         for one in study.per_step:
             nodes[f"{variant}/{one.key}"] = found[one.key]
     return xr.DataTree.from_dict(nodes)
