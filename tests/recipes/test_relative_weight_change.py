@@ -12,7 +12,7 @@ from layerscope.functional.equilibrium import equilibrium_angle
 from layerscope.models import build
 from layerscope.networks.layers import LayerMap
 from layerscope.recipes import find
-from layerscope.recipes.relative_weight_change.controls import DECAYS
+from layerscope.recipes.relative_weight_change.equilibrium import DECAYS
 from layerscope.recipes.relative_weight_change.settings import NETWORKS, TWELVE, study
 
 LAYERS = {

@@ -228,6 +228,13 @@ def last_over_first(values: Quantity) -> Quantity:
     return values.map(effect)
 
 
+def settings_of(run: Variant) -> tuple[float, float, float]:
+    """Learning rate, weight decay and momentum of a variant."""
+    optimizer = run.config.optimizer
+    assert isinstance(optimizer, SGD)
+    return optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum
+
+
 def steps_of(run: Variant) -> int:
     """Steps of an epoch.
 
