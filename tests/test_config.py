@@ -144,7 +144,9 @@ def test_a_configuration_that_nothing_builds_is_an_error(cls):
 
 @pytest.mark.parametrize(("part", "name"), FIELDS, ids=lambda v: getattr(type(v), "__name__", v))
 def test_the_hash_differs_with_every_setting_of_a_part(part, name):
-    other = dataclasses.replace(part, **{name: OTHER[type(getattr(part, name))]})
+    value = getattr(part, name)
+    changed = not value if isinstance(value, bool) else OTHER[type(value)]
+    other = dataclasses.replace(part, **{name: changed})
     assert place(other).hash != place(part).hash
 
 
