@@ -44,14 +44,5 @@ class InnerGradient(nn.Module):
 _NO_DERIVATIVE = {"adversarial_accuracy": "has no derivative with respect to its inputs"}
 GRADIENTS = (
     Specimen("detached", Detached, classes(4), CLASSIFY, refused=_NO_DERIVATIVE),
-    Specimen(
-        "inner gradient",
-        InnerGradient,
-        classes(4),
-        CLASSIFY,
-        refused={
-            **_NO_DERIVATIVE,
-            "training_cost": "operations of InnerGradient cannot be counted",
-        },
-    ),
+    Specimen("inner gradient", InnerGradient, classes(4), CLASSIFY, refused=_NO_DERIVATIVE),
 )

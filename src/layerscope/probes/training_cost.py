@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.networks.curvature import gradients
 from layerscope.networks.isolation import differentiable, isolated, leaves
@@ -148,23 +148,32 @@ def operations(
         task: What the batch means.
         batch: A batch.
         training: Names of the parameters that train; the others have no gradient.
-
-    Raises:
-        LayerscopeError: The model does something that cannot be counted.
     """
-    try:
-        with isolated(model, training=True), torch.enable_grad():
-            for tensor in every_tensor(model).values():
-                if differentiable(tensor):
-                    tensor.requires_grad_(False)
-            wanted = leaves(model, sorted(training))
-            with FlopCounterMode(display=False) as forward:
-                loss = task.loss(task.forward(model, batch), batch)
-            with FlopCounterMode(display=False) as backward:
-                gradients(loss, wanted)
-    except RuntimeError as error:
-        raise LayerscopeError(
-            f"the operations of {type(model).__name__} cannot be counted: {error}",
-            "Leave TrainingCost out; models that differentiate inside forward are not supported.",
-        ) from error
-    return forward.get_total_flops(), backward.get_total_flops()
+    with isolated(model, training=True), torch.enable_grad():
+        for tensor in every_tensor(model).values():
+            if differentiable(tensor):
+                tensor.requires_grad_(False)
+        wanted = leaves(model, sorted(training))
+        with _Counter() as forward:
+            loss = task.loss(task.forward(model, batch), batch)
+        with _Counter() as backward:
+            gradients(loss, wanted)
+    return forward.total, backward.total
+
+
+class _Counter(TorchDispatchMode):
+    """Counts floating-point operations by torch's own formulas, without its hooks on modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
