@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from tests.breaking import truncated
 
 from layerscope.errors import LayerscopeError
@@ -41,6 +41,7 @@ PARTS = st.lists(
     deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(parts=PARTS)
+@example(parts=[[0, 1, 2], [0, 2]])
 def test_parts_read_as_one_before_and_after_compaction(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("results")
     for steps in parts:

@@ -107,8 +107,12 @@ def _end(content: bytes) -> int:
 
 def write_part(folder: Path, dataset: xr.Dataset, belongs: Mapping[str, str] | None = None) -> None:
     """Append measurements of some steps to the results of one probe."""
-    first, last = int(dataset["step"][0]), int(dataset["step"][-1])
-    write_dataset(folder / f"{first:09d}-{last:09d}.nc", dataset, belongs)
+    name = f"{int(dataset['step'][0]):09d}-{int(dataset['step'][-1]):09d}"
+    path = folder / f"{name}.nc"
+    while path.exists():  # of the same ends, but perhaps of other steps between them
+        name += "+"
+        path = folder / f"{name}.nc"
+    write_dataset(path, dataset, belongs)
 
 
 def read_parts(folder: Path, belongs: Mapping[str, str] | None = None) -> xr.Dataset:
