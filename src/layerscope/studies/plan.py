@@ -123,15 +123,19 @@ class Variant:
         """
         return min(self.epochs, max(least, self.epochs * epoch // of))
 
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimiser steps of an epoch; None where the number of examples is not known."""
+        examples = training_examples(self.data)
+        return None if examples is None else -(-examples // self.config.batch_size)
+
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """Epochs at whose end a checkpoint is kept, ascending, without the start.
 
         Where the number of training examples is not known, steps named one by one are none.
         """
-        examples = training_examples(self.data)
-        never = 10**9  # so that no step named one by one ends an epoch
-        per_epoch = never if examples is None else -(-examples // self.config.batch_size)
+        per_epoch = self.steps_per_epoch or 10**9  # so that no step named one by one ends an epoch
         schedule = parse(self.config.checkpoints).bind(per_epoch)
         epochs = range(1, self.epochs + 1)
         return tuple(e for e in epochs if e == self.epochs or schedule(e * per_epoch))

@@ -9,16 +9,13 @@ import xarray as xr
 from layerscope.config import FCN, SGD, ResNet
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Reference
-from layerscope.functional.equilibrium import (
-    diffusive_directness,
-)
+from layerscope.functional.equilibrium import diffusive_directness
 from layerscope.probes import WeightChange
 from layerscope.recipes.relative_weight_change.settings import (
     ANGLE,
     MEASURES,
     NETWORKS,
     RWC,
-    by_layer,
     last_over_first,
     model,
     paper,
@@ -26,13 +23,13 @@ from layerscope.recipes.relative_weight_change.settings import (
     steps_of,
     studies,
     study,
+    typical,
 )
 from layerscope.recipes.relative_weight_change.statements import STATISTIC, later
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
 from layerscope.studies.plots import OVER_SEEDS, bars, lines
 from layerscope.studies.quantity import Quantity, combined, stacked
-from layerscope.studies.statistics import log2
 
 CIFAR = studies(("resnet18", "cifar10"), ("vgg19", "cifar10"), ("alexnet", "cifar10"))
 SIZES = {
@@ -121,9 +118,8 @@ def size(runs: Runs) -> Items:
 
 
 def per_step(run: Variant, probe: WeightChange) -> Quantity:
-    """log2 of the mean change at a step, of every layer, mean over epochs from the second on."""
-    values = log2(run.per_step(probe, "change"))
-    return values.when(lambda epoch: epoch >= 2).mean("step")
+    """The typical change of every layer at a step."""
+    return typical(run.per_step(probe, "change"))
 
 
 def later_per_step(run: Variant, probe: WeightChange) -> Quantity:
@@ -210,12 +206,11 @@ def schedule(runs: Runs) -> Items:
     other.
     """
     for name, run in runs.items():
-        straight = log2(directness(run)).when(lambda epoch: epoch >= 2).mean("step")
         yield claim(
             f"{name}-drift",
             f"{run.label}: steps of the last third of the convolutions point the same way more "
             "than those of the first third. [beyond the paper]",
-            last_over_first(straight),
+            last_over_first(typical(directness(run))),
             "log2 of the ratio of directness",
         )
         yield claim(
@@ -241,11 +236,10 @@ def schedule(runs: Runs) -> Items:
             log_y=True,
             references=(diffusion,),
         )
-        epoch, step = by_layer(run), per_step(run, RWC)
         yield bars(
             stacked(
                 "over",
-                {"an epoch": last_over_first(epoch), "a step": last_over_first(step)},
+                {"an epoch": later(run), "a step": later_per_step(run, RWC)},
                 long_name="log2 of later over earlier",
                 units="",
             ),

@@ -9,10 +9,7 @@ import xarray as xr
 
 from layerscope.config.paths import set_path
 from layerscope.figures.figure import Reference
-from layerscope.functional.equilibrium import (
-    equilibrium_angle,
-    equilibrium_time,
-)
+from layerscope.functional.equilibrium import equilibrium_angle, equilibrium_time
 from layerscope.recipes.relative_weight_change.settings import (
     ANGLE,
     paper,

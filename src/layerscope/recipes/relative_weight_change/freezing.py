@@ -60,36 +60,34 @@ def freezing(runs: Runs) -> Items:
     """Freeze what has settled: accuracy and operations, against random times and no freezing."""
     saved, lost = {}, {}
     for name in THRESHOLDS:
-        title, plain = DATA[name], scored(TEST, f"{name}-plain")
+        for way in WAYS:
+            run = runs[f"{name}-{way}"]
+            lost[run.label] = scored(TEST, run.name) - scored(TEST, f"{name}-plain")
+            saved[run.label] = 100.0 * run.of(COST, "backward_saved")
         for way in ("settled", "in-order"):
             run = runs[f"{name}-{way}"]
-            gain = plain - scored(TEST, run.name)
-            share = percent(run.of(COST, "backward_saved"))
             yield claim(
                 f"{name}-{way}",
                 f"{run.label} saves at least {WORTH:g}% of the operations of backward passes and "
                 f"costs at most {ALLOWED:g} point of test accuracy. [beyond Section 5]",
                 each(
                     {
-                        "saves": exceeds(share, "share saved in %", WORTH),
+                        "saves": exceeds(saved[run.label], "share saved in %", WORTH),
                         "costs": exceeds(
-                            gain, "accuracy less that without freezing, in points", -ALLOWED
+                            -lost[run.label],
+                            "accuracy less that without freezing, in points",
+                            -ALLOWED,
                         ),
                     }
                 ),
             )
         yield claim(
             f"{name}-timing",
-            f"{title}: freezing layers when they have settled loses less accuracy than freezing "
-            "the same layers at random times. [beyond Section 5]",
+            f"{DATA[name]}: freezing layers when they have settled loses less accuracy than "
+            "freezing the same layers at random times. [beyond Section 5]",
             scored(TEST, f"{name}-random") - scored(TEST, f"{name}-settled"),
             "test error at random times less that when settled, in points",
         )
-        for way, label in WAYS.items():
-            run = runs[f"{name}-{way}"]
-            row = f"{title}, {label}"
-            lost[row] = scored(TEST, run.name) - plain
-            saved[row] = percent(run.of(COST, "backward_saved"))
     columns: dict[str, Quantity] = {
         "lost": stacked("way", lost, long_name="accuracy lost", units="points"),
         "saved": stacked("way", saved, long_name="backward operations saved", units="%"),
@@ -120,8 +118,3 @@ def freezing(runs: Runs) -> Items:
             x="epoch",
             log_y=True,
         )
-
-
-def percent(values: Quantity) -> Quantity:
-    """A share in per cent."""
-    return 100.0 * values

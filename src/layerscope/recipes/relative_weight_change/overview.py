@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from layerscope.probes import Performance
-from layerscope.recipes.relative_weight_change.settings import (
-    MEASURES,
-    TWELVE,
-    paper,
-    studies,
-)
-from layerscope.recipes.relative_weight_change.statements import (
-    later,
-)
+from layerscope.recipes.relative_weight_change.settings import MEASURES, TWELVE, paper, studies
+from layerscope.recipes.relative_weight_change.statements import later
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.guards import scored
 from layerscope.studies.paper import Items, claim

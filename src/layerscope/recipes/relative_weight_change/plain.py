@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from layerscope.recipes.relative_weight_change.settings import (
-    paper,
-    studies,
-)
+from layerscope.recipes.relative_weight_change.settings import paper, studies
 from layerscope.recipes.relative_weight_change.statements import (
     STATISTIC,
     SUMMARY,

@@ -19,7 +19,6 @@ from typing import Literal
 import xarray as xr
 
 from layerscope.config import SGD, VGG, DataConfig, Digits, Images, ModelConfig, ResNet, RunConfig
-from layerscope.data.sizes import training_examples
 from layerscope.errors import LayerscopeError
 from layerscope.models.alexnet import AlexNet
 from layerscope.probes import WeightChange
@@ -193,9 +192,10 @@ def _settings(run: Variant) -> str:
     config = run.config
     assert isinstance(config.data, Images)
     side = config.data.image_size
+    augmented = "no " if config.augmentation == "none" else ""
     text = (
         f"{side}x{side} pixels, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}, {'' if _augmented(config) else 'no '}augmentation"
+        f"{config.optimizer.learning_rate:g}, {augmented}augmentation"
     )
     name = next((key for key in SLOW if run.name == "-".join(key)), None)
     if name is None or config.optimizer.learning_rate == TWELVE[name].learning_rate:
@@ -203,13 +203,14 @@ def _settings(run: Variant) -> str:
     return f"{text} (the paper's batch 128 and {TWELVE[name].learning_rate:g} learn nothing here)"
 
 
-def _augmented(config: RunConfig) -> bool:
-    return config.augmentation != "none"
+def typical(values: Quantity) -> Quantity:
+    """log2 of values over epochs, mean over those from the second on."""
+    return log2(values).when(lambda epoch: epoch >= 2).mean("step")
 
 
 def by_layer(run: Variant, probe: WeightChange = RWC) -> Quantity:
-    """log2 of the change of every layer, mean over epochs from the second on."""
-    return log2(run.of(probe, "change")).when(lambda epoch: epoch >= 2).mean("step")
+    """The typical change of every layer over an epoch."""
+    return typical(run.of(probe, "change"))
 
 
 def last_over_first(values: Quantity) -> Quantity:
@@ -241,13 +242,12 @@ def steps_of(run: Variant) -> int:
     Raises:
         LayerscopeError: They are not known.
     """
-    examples = training_examples(run.data)
-    if examples is None:
+    if (steps := run.steps_per_epoch) is None:
         raise LayerscopeError(
             f"the number of training examples of {run.label} is not known.",
             "Give one, e.g. --data.limit 10000.",
         )
-    return -(-examples // run.config.batch_size)
+    return steps
 
 
 def level(run: Variant, group: str, probe: WeightChange = RWC) -> Quantity:
