@@ -1,11 +1,24 @@
-"""Layers re-initialised, frozen, removed: the public name of `layerscope.networks.surgery`."""
+"""Layers re-initialised, frozen, removed, linearised: `layerscope.networks.surgery`, public."""
 
+from layerscope.networks.sites import Site, find_sites
 from layerscope.networks.surgery import (
     freeze,
     frozen,
+    linearise,
+    linearised,
     reinitialised,
     rerandomised,
     without,
 )
 
-__all__ = ["freeze", "frozen", "reinitialised", "rerandomised", "without"]
+__all__ = [
+    "Site",
+    "find_sites",
+    "freeze",
+    "frozen",
+    "linearise",
+    "linearised",
+    "reinitialised",
+    "rerandomised",
+    "without",
+]

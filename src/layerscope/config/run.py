@@ -96,6 +96,9 @@ class RunConfig(Config):
         start: Weights to begin with, for fine-tuning; by default the model's initialisation.
         frozen: Patterns of modules whose parameters keep their initial values.
         removed: Patterns of residual blocks that are left out.
+        linear: Activation functions that are left out, the identity in their place: ``all``,
+            ``first:9``, ``last:20``, positions from 0 or patterns of names;
+            ``layerscope list sites`` shows them.
         unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
             a convolution with its normalisation, else a module.
         groups: Labels of layers, for plots and claims: ``"thirds"`` for early, middle and late, or
@@ -122,6 +125,7 @@ class RunConfig(Config):
     start: Start | None = None
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    linear: tuple[str, ...] = field(default=(), metadata={LATER: True})
     unit: Unit = "family"
     groups: tuple[str, ...] = field(default=(), metadata={LABEL: True})
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

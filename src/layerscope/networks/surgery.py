@@ -1,4 +1,4 @@
-"""Change layers of a model on purpose: re-initialise, re-randomise, freeze, remove.
+"""Change layers of a model on purpose: re-initialise, re-randomise, freeze, remove, linearise.
 
 What changes weights or what is trained is a context manager and leaves the model as found; what
 changes the architecture returns a copy.
@@ -17,7 +17,8 @@ from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import Forward, Layer, blocks, matching, preview, run_example
 from layerscope.networks.drawing import Factory, fresh_weights
 from layerscope.networks.isolation import copied, isolated
-from layerscope.networks.names import every_tensor, unique_state
+from layerscope.networks.names import every_tensor, unique_state, unwrap
+from layerscope.networks.sites import chosen_sites, find_sites, keep_linear
 
 
 @contextlib.contextmanager
@@ -196,6 +197,60 @@ class Skipped(nn.Identity):
     def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
         """The input itself."""
         return input
+
+
+def linearise(
+    model: nn.Module,
+    sites: str | Sequence[str],
+    example: Any,
+    forward: Forward | None = None,
+) -> nn.Module:
+    """A copy of a model with activation functions left out, the identity in their place.
+
+    Everything else stays: pooling, softmax, normalisation, parameters under their names. Behind a
+    gate (``Site.gated``) a product of two branches stays, which is not linear.
+
+    ::
+
+        shallow = linearise(model, "first:9", images[:2])
+
+    Source: Pinson, Boland, Ginis and Pechenizkiy, "Exploring the development of complexity over
+    depth and time in deep neural networks", Section 2.
+
+    Args:
+        model: The model, left as found.
+        sites: ``"all"``, ``"first:9"``, ``"last:20"``, positions or patterns of names, as
+            `layerscope.networks.sites.chosen_sites` takes them; none leaves the copy as it is.
+        example: What the model eats; it runs once, to find where activations act.
+        forward: How to run the model on the example.
+
+    Raises:
+        LayerscopeError: The model does not run, or has no such activation.
+    """
+    made = copied(unwrap(model))
+    every = find_sites(made, example, forward)
+    if chosen := chosen_sites(every, sites):
+        keep_linear(made, chosen, every)
+    return made
+
+
+@contextlib.contextmanager
+def linearised(
+    model: nn.Module,
+    sites: str | Sequence[str],
+    example: Any,
+    forward: Forward | None = None,
+) -> Iterator[nn.Module]:
+    """`linearise` the model itself, inside the context."""
+    inner = unwrap(model)
+    every = find_sites(inner, example, forward)
+    chosen = chosen_sites(every, sites)
+    changed = keep_linear(inner, chosen, every) if chosen else None
+    try:
+        yield model
+    finally:
+        if changed is not None:
+            changed.undo()
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

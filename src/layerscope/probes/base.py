@@ -98,6 +98,18 @@ class Probe(ABC):
     def select(self, layers: LayerMap) -> LayerMap:
         """The part of the layers that is measured."""
 
+    def rows(self, layers: LayerMap, moment: Moment) -> LayerMap:
+        """What has a value each: the selected layers, unless a probe finds others in the model.
+
+        Asked once, at the first moment that is measured.
+
+        Args:
+            layers: What `select` returned.
+            moment: The moment, with everything that ``needs`` names.
+        """
+        del moment
+        return layers
+
     @abstractmethod
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """What to draw of a measurement; the dataset may have a ``seed`` dimension."""

@@ -47,12 +47,13 @@ class Watch(Generic[P]):
     Attributes:
         probe: The probe.
         schedule: When it is measured, in steps.
-        layers: The layers it selects.
+        layers: The layers it selects; from its first moment on what it has a value for each of.
         given: Model, task and batch, as far as it needs them.
         rows: What it measured since rows were last taken.
         latest: What it measured last.
         missing: Why a layer has no value, by name, of all moments so far.
         failure: The failure since which it is left out.
+        settled: Whether ``layers`` is what it has a value for each of.
     """
 
     probe: P
@@ -63,6 +64,7 @@ class Watch(Generic[P]):
     latest: Row | None = None
     missing: dict[str, str] = field(default_factory=dict)
     failure: Failure | None = None
+    settled: bool = False
 
 
 @dataclass
@@ -166,6 +168,9 @@ class Observer(Generic[P]):
                 moment = self._moment(one, step, now, whole, changed)
                 if moment is not None:
                     with torch.no_grad():
+                        if not one.settled:
+                            one.layers = one.probe.rows(one.layers, moment)
+                            one.settled = True
                         one.latest = (step, one.probe.measure(moment, one.layers))
                     one.rows.append(one.latest)
                     one.missing |= moment.missing

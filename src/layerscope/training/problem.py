@@ -20,7 +20,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.factory import custom
 from layerscope.networks.isolation import isolated, mixed_seed
-from layerscope.networks.surgery import freeze, without
+from layerscope.networks.surgery import freeze, linearise, without
 from layerscope.networks.task import Task
 from layerscope.runs.store import Run
 
@@ -80,11 +80,12 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
 
 
 def _built(config: RunConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model, less the blocks that the configuration removes."""
+    """The model, less the blocks and activations that the configuration removes."""
     model = build(config.model, input_shape, outputs)
-    if not config.removed:
-        return model
-    return without(model, config.removed, torch.zeros(2, *input_shape))
+    example = torch.zeros(2, *input_shape)
+    if config.removed:
+        model = without(model, config.removed, example)
+    return linearise(model, config.linear, example) if config.linear else model
 
 
 def _fixed_batch(split: Split, size: int) -> tuple[Tensor, Tensor]:
