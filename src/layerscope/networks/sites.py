@@ -441,7 +441,8 @@ class _Functions(TorchFunctionMode):
         if func is identity:
             function, kind = kwargs["function"], kwargs["kind"]
             name = f"{calls.stack[-1]}.{function}()".lstrip(".")
-            return calls.site(name, kind, args[0], lambda x: x, False)[0]
+            output, same = calls.site(name, kind, args[0], lambda x: x, False)
+            return identity(output, function=function, kind=kind) if same else output
         function = getattr(func, "__name__", "")
         kind = _kind(function.rstrip("_") if function[:2] != "__" else "", args, kwargs)
         if not kind or not (args and isinstance(args[0], Tensor)):
