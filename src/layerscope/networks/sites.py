@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -77,6 +77,7 @@ class Site:
         index: Place in order of execution, from 0.
         kind: Class of activation, e.g. ``"ReLU"``.
         module: Dotted name of the module; empty for the model itself.
+        behind: Dotted name of the module with parameters that ran last before it.
         axis: Dimension of the nodes (channels, units): 1 behind convolutions and the
             normalisations that go with them, the last one otherwise.
         gated: Whether what leaves it is multiplied by another tensor right away, as in SwiGLU or
@@ -88,6 +89,7 @@ class Site:
     index: int
     kind: str
     module: str
+    behind: str
     axis: int
     gated: bool = False
     linear: bool = False
@@ -112,6 +114,7 @@ class Called(NamedTuple):
 
 
 Visit = Callable[[Called], Tensor]
+PassBy = Callable[[str, Any, Sequence[Any]], None]
 
 
 def identity(input: Tensor, function: str, kind: str) -> Tensor:
@@ -152,32 +155,65 @@ class _Search:
 
     def __init__(self) -> None:
         self.found: dict[str, Site] = {}
-        self._axis = -1
+        self._behind: tuple[str, int] = "", -1
         self._left: dict[int, tuple[str, Tensor]] = {}
 
     def __call__(self, call: Called) -> Tensor:
         version = call.input._version
         output = call.run(call.input)
         linear = output is call.input and output._version == version
-        axis = self._axis if call.input.ndim > 2 else -1
+        behind, axis = self._behind
         if call.name not in self.found:
             self.found[call.name] = Site(
-                call.name, len(self.found), call.kind, call.module, axis, linear=linear
+                call.name,
+                len(self.found),
+                call.kind,
+                call.module,
+                behind,
+                axis if call.input.ndim > 2 else -1,
+                linear=linear,
             )
         self._left[id(output)] = call.name, output
         return output
 
-    def pass_by(self, what: Any, inputs: Sequence[Any]) -> None:
+    def pass_by(self, name: str, what: Any, inputs: Sequence[Any]) -> None:
         """Look at a module or function on the way."""
         if isinstance(what, nn.Module):
             if next(what.parameters(recurse=False), None) is not None:
-                self._axis = 1 if isinstance(what, CHANNELS_FIRST) else -1
+                self._behind = name, 1 if isinstance(what, CHANNELS_FIRST) else -1
         elif what in PRODUCTS:
             tensors = [x for x in inputs if isinstance(x, Tensor) and x.numel() > 1]
             for tensor in tensors if len(tensors) > 1 else ():
                 name = self._left.get(id(tensor), ("", tensor))[0]
                 if name:
                     self.found[name] = replace(self.found[name], gated=True)
+
+
+@contextlib.contextmanager
+def seeing(model: nn.Module, see: Callable[[Site, Tensor, Tensor], None]) -> Iterator[None]:
+    """Show every site with what enters and what leaves to a function while the model runs.
+
+    The tensors are the model's own: do not keep or change them. Inside
+    `layerscope.networks.isolation.isolated`.
+
+    Args:
+        model: The module that runs inside, without wrappers.
+        see: Called for every site as it runs.
+    """
+    search = _Search()
+
+    def visit(call: Called) -> Tensor:
+        output = search(call)
+        see(search.found[call.name], call.input, output)
+        return output
+
+    with visiting(model, visit, search.pass_by):
+        yield
+
+
+def nodes_second(site: Site, values: Tensor) -> Tensor:
+    """What enters or leaves a site as (samples, nodes, *places)."""
+    return values.reshape(-1, 1) if values.ndim < 2 else values.movedim(site.axis, 1)
 
 
 def chosen_sites(sites: Sequence[Site], which: str | Sequence[str]) -> tuple[Site, ...]:
@@ -222,9 +258,7 @@ def _matching(sites: Sequence[Site], text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def visiting(
-    model: nn.Module, visit: Visit, pass_by: Callable[[Any, Sequence[Any]], None] | None = None
-) -> Iterator[None]:
+def visiting(model: nn.Module, visit: Visit, pass_by: PassBy | None = None) -> Iterator[None]:
     """Hand every call of an activation to a function, whose result takes the place of its output.
 
     Where the activation works in place, what is returned is written there. Inside
@@ -234,8 +268,8 @@ def visiting(
     Args:
         model: The module that runs inside, without wrappers.
         visit: Called for every site as it runs.
-        pass_by: Called with every module that has run, and with the name and arguments of every
-            function of torch.
+        pass_by: Called with the name of the module that runs, with it or a function of torch that
+            it called, and with the arguments, for all that are no activations.
     """
     calls = Calls(visit, pass_by=pass_by)
     found = _install(model, calls, dict(named_modules(model)))
@@ -246,7 +280,7 @@ def visiting(
             _put_back(module, own)
 
 
-def keep_linear(model: nn.Module, sites: Sequence[Site], every: Sequence[Site]) -> Linearised:
+def keep_linear(model: nn.Module, sites: Sequence[Site], every: Sequence[Site]) -> Kept:
     """Let activations be the identity from now on, in every call of the model, in copies of it.
 
     Args:
@@ -257,22 +291,39 @@ def keep_linear(model: nn.Module, sites: Sequence[Site], every: Sequence[Site]) 
     Returns:
         What undoes it.
     """
-    modules = dict(named_modules(model))
     # Those that are linear already are not run by what is put around them, nor counted there.
     names = frozenset(site.name for site in (*sites, *every) if site.linear or site in sites)
+    return keep_visiting(model, _Linear(names), every, names)
+
+
+def keep_visiting(
+    model: nn.Module, visit: Visit, every: Sequence[Site], names: Collection[str]
+) -> Kept:
+    """`visiting` from now on, in every call of the model, in copies of it.
+
+    Args:
+        model: The module, changed: its modules with activations get a ``forward`` of their own.
+        visit: Called for every site as it runs; copied with the model.
+        every: All sites of the model.
+        names: Names of those for which it does anything.
+
+    Returns:
+        What undoes it.
+    """
+    modules = dict(named_modules(model))
     functions = any(name.split("#")[0].endswith("()") for name in names)
-    calls = Calls(_Linear(names), functions=functions)
     inside = {site.module for site in every} | {""}
+    calls = Calls(visit, functions=functions)
     found = _install(model, calls, {n: m for n, m in modules.items() if n in inside})
     fused = [m for m in modules.values() if isinstance(m, nn.TransformerEncoderLayer)]
     for layer in fused:  # whose fast path in eval mode would not call the activation
         found.append((layer, vars(layer)["activation_relu_or_gelu"]))
         vars(layer)["activation_relu_or_gelu"] = 0
-    return Linearised(found)
+    return Kept(found)
 
 
-class Linearised:
-    """What `keep_linear` changed."""
+class Kept:
+    """What `keep_visiting` changed."""
 
     def __init__(self, found: Sequence[tuple[nn.Module, Any]]) -> None:
         self._found = found
@@ -326,7 +377,7 @@ class Calls:
 
     visit: Visit
     functions: bool = True
-    pass_by: Callable[[Any, Sequence[Any]], None] | None = None
+    pass_by: PassBy | None = None
     stack: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     looking: bool = False
@@ -406,7 +457,7 @@ class _Frame:
             else:
                 output = self._run(*args, **kwargs)
         if calls.pass_by is not None:
-            calls.pass_by(self.module, args)
+            calls.pass_by(self.name, self.module, args)
         return output
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -447,7 +498,8 @@ class _Functions(TorchFunctionMode):
         kind = _kind(function.rstrip("_") if function[:2] != "__" else "", args, kwargs)
         if not kind or not (args and isinstance(args[0], Tensor)):
             if calls.pass_by is not None:
-                calls.pass_by(function.rstrip("_") if function[:2] != "__" else function, args)
+                plain = function.rstrip("_") if function[:2] != "__" else function
+                calls.pass_by(calls.stack[-1], plain, args)
             return func(*args, **kwargs)
         input, *rest = args
         in_place = function.endswith("_") or any(x is True for x in (*rest, kwargs.get("inplace")))

@@ -1,0 +1,214 @@
+"""Activations or layers of a trained network with affine maps at hand, to be used or not.
+
+The maps stand in a copy of the model, each behind a buffer that says whether it is used, so that a
+network with one of them is a variant in one tensor (`layerscope.networks.variants`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.errors import LayerscopeError
+from layerscope.functional.linearity import affine_fit, least_squares_map
+from layerscope.networks.isolation import copied, isolated
+from layerscope.networks.linear_maps import (
+    Window,
+    applied,
+    around,
+    find_windows,
+    fit_of,
+    keep_around,
+    paired_rows,
+)
+from layerscope.networks.names import named_modules
+from layerscope.networks.sites import Called, Site, keep_visiting, nodes_second, seeing
+from layerscope.networks.task import Task
+from layerscope.networks.variants import Evaluation, evaluate_variants
+
+MAPS = "layerscope_maps"
+"""Name of the module that holds the maps, in a copy of the model."""
+
+
+class Maps(nn.Module):
+    """Buffers by row: ``use<i>``, whether the map is used, ``weight<i>`` and ``shift<i>``."""
+
+    def add(self, row: int, weight: Tensor, shift: Tensor, like: Tensor) -> None:
+        """Keep the map of a row, not in use."""
+        self.register_buffer(f"use{row}", torch.zeros((), dtype=torch.bool, device=like.device))
+        self.register_buffer(f"weight{row}", weight.to(like))
+        self.register_buffer(f"shift{row}", shift.to(like))
+
+    def __contains__(self, row: int) -> bool:
+        return f"use{row}" in self._buffers
+
+    def chosen(self, row: int, map: Callable[[Tensor, Tensor], Tensor], output: Tensor) -> Tensor:
+        """The output, or what the map of a row gives in its place."""
+        use, weight, shift = (
+            self.get_buffer(f"{name}{row}") for name in ("use", "weight", "shift")
+        )
+        return torch.where(use, map(weight, shift), output)
+
+
+@dataclass(frozen=True, eq=False)
+class Replaceable:
+    """A copy of a model with affine maps at hand, none of them in use.
+
+    Attributes:
+        model: The copy.
+        maps: Its maps.
+        weights: Parameters and buffers that it holds.
+        rows: How many rows there are, with a map or without.
+    """
+
+    model: nn.Module
+    maps: Maps
+    weights: Mapping[str, Tensor]
+    rows: int
+
+    def evaluated(self, data: Any, task: Task, cumulative: bool) -> Evaluation:
+        """The model as it is, then with the map of every row, or of all rows up to each.
+
+        Rows without a map leave it as it is.
+        """
+        sets = [range(row + 1) if cumulative else [row] for row in range(self.rows)]
+        return evaluate_variants(
+            self.model, [{}, *map(self._using, sets)], data, task, weights=self.weights
+        )
+
+    def _using(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        names = [f"use{row}" for row in rows if row in self.maps]
+        return {f"{MAPS}.{name}": torch.ones_like(self.maps.get_buffer(name)) for name in names}
+
+
+def _with_maps(model: nn.Module) -> tuple[nn.Module, Maps]:
+    """A copy of a model, with room for maps.
+
+    Raises:
+        LayerscopeError: The name is taken.
+    """
+    if MAPS in model._modules:
+        raise LayerscopeError(f"the model has a module {MAPS!r} of its own.", "Rename it.")
+    made, maps = copied(model), Maps()
+    made.add_module(MAPS, maps)
+    return made, maps
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Straight lines in place of activations; row and axis of every site by name."""
+
+    maps: Maps
+    places: Mapping[str, tuple[int, int]]
+
+    def __call__(self, call: Called) -> Tensor:
+        output = call.run(call.input)
+        if call.name not in self.places:
+            return output
+        row, axis = self.places[call.name]
+        shape = [1] * call.input.ndim
+        shape[axis] = -1
+
+        def line(slope: Tensor, intercept: Tensor) -> Tensor:
+            return call.input * slope.view(shape) + intercept.view(shape)
+
+        return self.maps.chosen(row, line, output)
+
+
+def with_lines(
+    model: nn.Module, weights: Mapping[str, Tensor], batch: Any, task: Task, names: Sequence[str]
+) -> Replaceable:
+    """Activations as straight lines: the best one for every node of every site.
+
+    Args:
+        model: The model, left as found.
+        weights: Parameters and buffers that it holds.
+        batch: Examples to fit to.
+        task: What they mean.
+        names: Names of the sites.
+
+    Raises:
+        LayerscopeError: The model has a module of the name that the maps have.
+    """
+    made, maps = _with_maps(model)
+    rows = {name: row for row, name in enumerate(names)}
+    places: dict[str, tuple[int, int]] = {}
+    every: dict[str, Site] = {}
+
+    def note(site: Site, before: Tensor, after: Tensor) -> None:
+        every[site.name] = site
+        fits = before.is_floating_point() and before.shape == after.shape and before.ndim > 1
+        if site.name in rows and site.name not in places and fits:
+            line = affine_fit(nodes_second(site, before), nodes_second(site, after))
+            maps.add(rows[site.name], *line, like=before)
+            places[site.name] = rows[site.name], site.axis
+
+    with isolated(model, weights=weights), torch.no_grad(), seeing(model, note):
+        task.forward(model, batch)
+    keep_visiting(made, _Lines(maps, places), list(every.values()), places)
+    return Replaceable(made, maps, weights, len(names))
+
+
+@dataclass(frozen=True, eq=False)
+class _Mapped:
+    """An affine map in place of a module."""
+
+    maps: Maps
+    row: int
+    window: Window | None
+
+    def __call__(self, name: str, run: Callable[[Tensor], Any], input: Tensor) -> Any:
+        del name
+        before = input.clone()  # the module may work in place
+        output = run(input)
+
+        def map(weight: Tensor, shift: Tensor) -> Tensor:
+            return applied(before, output, self.window, weight, shift)
+
+        return self.maps.chosen(self.row, map, output)
+
+
+def with_layer_maps(
+    model: nn.Module, weights: Mapping[str, Tensor], batch: Any, task: Task, names: Sequence[str]
+) -> tuple[Replaceable, dict[str, str]]:
+    """Layers as affine maps of least squares, fitted where a module is called first.
+
+    Args:
+        model: The model, left as found.
+        weights: Parameters and buffers that it holds.
+        batch: Examples to fit to.
+        task: What they mean.
+        names: Names of the layers.
+
+    Returns:
+        The model, and why a layer has no map, by name.
+
+    Raises:
+        LayerscopeError: The model has a module of the name that the maps have.
+    """
+    made, maps = _with_maps(model)
+    known = dict(named_modules(model))
+    rows = {name: row for row, name in enumerate(names) if name in known}
+    windows = find_windows(model, batch, task, list(rows), weights)
+    reasons = dict.fromkeys(names, "is no module that maps a tensor to one")
+
+    def see(name: str, run: Callable[[Tensor], Any], input: Tensor) -> Any:
+        before, output = input.clone(), run(input)
+        if rows[name] not in maps and isinstance(output, Tensor):
+            fit = fit_of(before, output, windows.get(name))
+            reasons[name] = fit.reason
+            if not fit.reason:
+                fitted = least_squares_map(*paired_rows(before, output, windows.get(name)))
+                maps.add(rows[name], fitted.weight, fitted.intercept, like=output)
+        return output
+
+    with isolated(model, weights=weights), torch.no_grad(), around(model, list(rows), see):
+        task.forward(model, batch)
+    for name, row in rows.items():
+        if row in maps:
+            keep_around(made, name, _Mapped(maps, row, windows.get(name)))
+    return Replaceable(made, maps, weights, len(names)), {n: r for n, r in reasons.items() if r}

@@ -1,0 +1,119 @@
+"""What enters the activation functions of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import xarray as xr
+from torch import Tensor
+
+from layerscope.figures.figure import Figure, Heatmap, Lines
+from layerscope.functional.linearity import node_shares, preactivation
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.sites import Site
+from layerscope.probes.at_sites import find, measured_at
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+
+ZERO_AT_THE_START = (
+    "Where normalisation comes right before, the mean in train mode is that of its shift, which "
+    "starts at 0 by construction."
+)
+
+
+@dataclass(frozen=True)
+class Preactivations(MomentProbe):
+    r"""Mean of what enters every activation function, and how many of its nodes switch.
+
+    The rows are the sites where activation functions act, in order of execution
+    (`layerscope.surgery.find_sites`), not the layers. Of the values z that enter one, after
+    normalisation and after the addition of a residual network:
+
+    * ``mean``: :math:`\bar p = \frac{1}{M} \sum_i \frac{1}{N} \sum_s z_{s,i}` over N samples and
+      M nodes (and places);
+    * ``deviation``: standard deviation of all values;
+    * ``always_on``, ``always_off``, ``mixed``: shares of nodes (channels, units) above 0 for all
+      samples and places, never above 0, or either in turn. A rectifier is linear but for the last.
+
+    With batch normalisation and no residual connection the mean in train mode is the mean of the
+    normalisation's shift :math:`\beta` exactly: near 0 at the start by construction, whatever the
+    layer does.
+
+    Source: Pinson, Boland, Ginis and Pechenizkiy, "Exploring the development of complexity over
+    depth and time in deep neural networks", Section 2.
+
+    Attributes:
+        samples: Examples of the run's fixed batch that pass; all of it where it has fewer.
+        mode: ``"eval"`` uses running statistics, ``"train"`` the batch's own.
+    """
+
+    samples: int = 500
+    mode: Literal["eval", "train"] = "eval"
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
+    source: ClassVar[str] = "Complexity over depth and time, Section 2"
+    summary: ClassVar[str] = "mean of what enters each activation, and nodes that switch"
+    heading: ClassVar[str] = "What enters the activations"
+    place: ClassVar[int] = 112
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """``mean``, ``deviation`` and three shares of nodes."""
+        return {
+            "mean": Variable("mean preactivation", ""),
+            "deviation": Variable("deviation of preactivations", ""),
+            "always_on": Variable("share of nodes always on"),
+            "always_off": Variable("share of nodes always off"),
+            "mixed": Variable("share of nodes that switch"),
+        }
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers; sites behind them are measured."""
+        return layers
+
+    def rows(self, layers: LayerMap, moment: Moment) -> LayerMap:
+        """The sites where activation functions act."""
+        return find(moment, layers, self.samples)
+
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Statistics of every site at this moment."""
+        return measured_at(moment, layers, self.samples, self.mode == "train", _seen)
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Mean over depth and time, and nodes that switch."""
+        mean, x = over_time(dataset["mean"])
+        mixed, _ = over_time(dataset["mixed"])
+        return [
+            Heatmap(
+                mean,
+                key=self.slug,
+                title="Mean preactivation over depth and time",
+                caption="Mean over samples and nodes of what enters each activation, "
+                f"{self.mode} mode: near 0 or positive where a rectifier acts almost linearly. "
+                f"{ZERO_AT_THE_START}",
+                x=x,
+                centre=0.0,
+            ),
+            Lines(
+                mixed,
+                key=f"{self.slug}-mixed",
+                title="Nodes that switch",
+                caption="Share of nodes that are on for some values and off for others; the rest "
+                "act linearly on these samples.",
+                x=x,
+            ),
+        ]
+
+
+def _seen(site: Site, before: Tensor, after: Tensor) -> Mapping[str, float]:
+    del site, after
+    mean, deviation = preactivation(before)
+    on, off, mixed = node_shares(before)
+    return {
+        "mean": mean,
+        "deviation": deviation,
+        "always_on": on,
+        "always_off": off,
+        "mixed": mixed,
+    }
