@@ -54,6 +54,7 @@ OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
 PARTS = (
     FCN(),
     ResidualFCN(),
+    ResNet(),
     CustomModel(),
     Digits(),
     Sine(),
