@@ -85,8 +85,9 @@ class Plateau(Config):
     anew. That is `torch.optim.lr_scheduler.ReduceLROnPlateau` for a loss, with a relative
     threshold, no cooldown and no least rate.
 
-    The test loss steers the training here, as in the papers that lower the rate at plateaus of
-    the validation loss and call that set the test set: such a run's test error is too good an
+    The test loss steers the training here, as in "Exploring the development of complexity over
+    depth and time in deep neural networks" (Appendix A: plateaus of the loss on the validation
+    set, which is also the test set). The test error of such a run is therefore too good an
     estimate for new data.
 
     Attributes:
