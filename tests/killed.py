@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from layerscope.config import FCN, SGD, Adam, RunConfig
+from layerscope.config import FCN, SGD, Adam, Plateau, RunConfig
 from layerscope.probes import DistanceFromInitialisation, WeightChange
 from layerscope.runs import checkpoints, files
 from layerscope.training.loop import train
@@ -27,6 +28,9 @@ CONFIGS = {
     )
     for name, optimizer in {"sgd": SGD(0.1, momentum=0.9), "adam": Adam(0.01)}.items()
 }
+CONFIGS["plateau"] = replace(
+    CONFIGS["sgd"], milestones=(), schedule="plateau", plateau=Plateau(0, 0.9), epochs=4
+)
 
 
 class Bomb:

@@ -348,7 +348,12 @@ def test_the_help_of_training_names_optimisers_schedules_and_where_to_start(caps
         main(["train", "--optimizer", "rmsprop", "--help"])
     printed = capsys.readouterr().out
     assert "Optimisers: sgd, adam, adamw, adagrad, rmsprop" in printed
-    options = ("--schedule {step,cosine}", "--warmup", "--optimizer.smoothing")
+    options = (
+        "--schedule {step,cosine,plateau}",
+        "--plateau.patience",
+        "--warmup",
+        "--optimizer.smoothing",
+    )
     for option in (*options, "--start.path", "--start.step", "--start.fresh"):
         assert option in printed
 

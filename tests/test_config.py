@@ -19,6 +19,7 @@ from layerscope.config import (
     FreezeWhenSettled,
     Images,
     ModelConfig,
+    Plateau,
     ResidualFCN,
     ResNet,
     RMSprop,
@@ -46,14 +47,20 @@ CONFIGS = (
     RunConfig(model=ResidualFCN(), optimizer=Adam(), data=Images(limit=10)),
     RunConfig(model=CustomModel("a:b", '{"sizes": [1, 2], "type": "wide"}')),
     RunConfig(optimizer=AdamW(), schedule="cosine", warmup=5, start=Start(path="a", step=3)),
+    RunConfig(schedule="plateau", plateau=Plateau(3, 0.01)),
     RunConfig(start=Start(run=RunConfig(start=Start(run=EXAMPLE)), fresh=("output*", "norm*"))),
 )
-OTHERS = {"groups": ("a=b",), "freeze_when_settled": FreezeWhenSettled(0.1)}
+OTHERS = {
+    "groups": ("a=b",),
+    "freeze_when_settled": FreezeWhenSettled(0.1),
+    "plateau": Plateau(3),
+}
 OTHER = {str: "other", int: 91, float: 0.123, bool: True, tuple: (1,), type(None): 5}
 OPTIMISERS = (SGD(), Adam(), AdamW(), Adagrad(), RMSprop())
 PARTS = (
     FCN(),
     ResidualFCN(),
+    ResNet(),
     CustomModel(),
     Digits(),
     Sine(),
@@ -61,6 +68,7 @@ PARTS = (
     *OPTIMISERS,
     Start(),
     FreezeWhenSettled(),
+    Plateau(),
 )
 FIELDS = [(part, field.name) for part in PARTS for field in dataclasses.fields(part)]
 SIMPLE = [
@@ -88,7 +96,7 @@ class Lost(ModelConfig, builder="layerscope.models.fcn:nothing"):
 def place(part):
     """A run with ``part`` in its place."""
     places = {"model": MODELS.values(), "optimizer": OPTIMIZERS.values(), "start": (Start,)}
-    places["freeze_when_settled"] = (FreezeWhenSettled,)
+    places |= {"freeze_when_settled": (FreezeWhenSettled,), "plateau": (Plateau,)}
     for name, kinds in places.items():
         if isinstance(part, tuple(kinds)):
             return RunConfig(**{name: part})

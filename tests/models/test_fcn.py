@@ -236,6 +236,20 @@ def test_he_initialisation_doubles_the_variance_except_in_the_output():
     assert deviation == pytest.approx(math.sqrt(1 / 400), rel=0.02)
 
 
+def test_he_uniform_initialisation():
+    torch.manual_seed(0)
+    model = residual_fcn((300,), 200, blocks=1, width=400, initialisation="he_uniform")
+    for layer, bound in (
+        (model.input, math.sqrt(6 / 300)),
+        (model.blocks[0].linear2, math.sqrt(6 / 400)),
+        (model.output, math.sqrt(3 / 400)),
+    ):
+        assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound
+        deviation = float(layer.weight.detach().std())
+        assert deviation == pytest.approx(bound / math.sqrt(3), rel=0.02)
+        assert not layer.bias.any()
+
+
 def test_glorot_initialisation():
     torch.manual_seed(0)
     model = residual_fcn((300,), 200, blocks=1, width=400, initialisation="glorot")

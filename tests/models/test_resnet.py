@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from functools import partial
 from itertools import product
 
 import pytest
@@ -12,6 +14,7 @@ from layerscope.config import ResNet
 from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.resnet import PostactivationBlock, PreactivationBlock, resnet
+from layerscope.networks.drawing import fresh_weights
 from layerscope.networks.layers import LayerMap
 
 BLOCKS = (PostactivationBlock, PreactivationBlock)
@@ -24,6 +27,8 @@ TORCHVISION = {
     152: 60_192_808,
 }
 BUILDS = tuple(product((1, 2), (False, True), ("block", "layer")))
+PROJECTIONS = 64 * 128 + 128 * 256 + 256 * 512 + 2 * (128 + 256 + 512)
+"""Parameters of the normalised projections of a ResNet-18."""
 
 
 def size(model):
@@ -63,6 +68,7 @@ def test_parameter_counts_are_those_of_torchvision(depth):
         # 64 channels leave the stem, 4 * 960 the convolutions of blocks and 896 the projections:
         # a normalisation had two parameters for each, a convolution has one bias
         ({"version": 1, "batch_norm": False}, 11_173_962 - 64 - 4 * 960 - 896),
+        ({"version": 1, "residual": False}, 11_173_962 - PROJECTIONS),
         # stem, block of two convolutions, three normalisations, classifier
         ({"stages": (1,), "downsampling": "layer"}, 27 * 64 + 2 * 36_864 + 3 * 128 + 650),
         (
@@ -165,13 +171,18 @@ def test_a_block_of_version_2_projects_the_activated_input():
 def test_working_in_place_changes_nothing_and_gradients_reach_every_parameter(
     depth, version, batch_norm, downsampling
 ):
-    model = narrow(
-        depth=depth,
-        version=version,
-        batch_norm=batch_norm,
-        downsampling=downsampling,
-        stages=(2, 1),
+    assert_working_in_place_changes_nothing(
+        narrow(
+            depth=depth,
+            version=version,
+            batch_norm=batch_norm,
+            downsampling=downsampling,
+            stages=(2, 1),
+        )
     )
+
+
+def assert_working_in_place_changes_nothing(model):
     twin = copy.deepcopy(model)
     for module in twin.modules():
         if isinstance(module, nn.ReLU):
@@ -216,6 +227,7 @@ def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have
         (lambda: narrow(version=3), "unknown version of a ResNet '3'"),
         (lambda: narrow(stem="mnist"), "unknown stem 'mnist'"),
         (lambda: narrow(downsampling="blocks"), "unknown downsampling 'blocks'"),
+        (lambda: narrow(residual=False), r"version 2 .*residual connections.*\n.*version=1"),
         (lambda: narrow(initialisation="xavier"), "unknown initialisation 'xavier'"),
         (lambda: narrow(width=0.0), "width is 0.0"),
         (lambda: narrow(stages=(2, 0)), r"stages is \(2, 0\)"),
@@ -227,6 +239,134 @@ def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have
 def test_what_cannot_be_built_is_named(make, message):
     with pytest.raises(LayerscopeError, match=message):
         make()
+
+
+PLAIN = tuple(product((18, 50), (False, True), ("block", "layer")))
+
+
+def rectified(model, x):
+    """Names of the ReLU modules in the order in which they run."""
+    ran = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    model(x)
+    return ran
+
+
+def test_without_residual_connections_resnet18_is_17_convolutions_and_a_classifier():
+    """BaseNet18 of "Exploring the development of complexity over depth and time", Fig. 5."""
+    convolutions = tuple(f"stage{i}.conv{j}" for i in range(1, 5) for j in range(1, 5))
+    expected = ("stage0", *convolutions, "final_linear")
+    assert names(version=1, residual=False, stem="imagenet") == expected
+    model = narrow(version=1, residual=False, stem="imagenet")
+    kinds = [[type(part) for part in model.get_submodule(name)] for name in expected[:-1]]
+    assert kinds[0].pop() is nn.MaxPool2d
+    assert kinds == [[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]] * 17
+    assert rectified(model, torch.randn(2, 3, 64, 64)) == [f"{n}.activation" for n in expected[:-1]]
+
+
+def test_where_basenet18_halves_the_image():
+    with torch.device("meta"):
+        plain, residual = (
+            resnet((3, 224, 224), 10, version=1, stem="imagenet", residual=residual)
+            for residual in (False, True)
+        )
+        x = torch.zeros(1, 3, 224, 224)
+        shapes = [[net[:n](x).shape for n in range(2, 7)] for net in (plain, residual)]
+    assert shapes[0] == shapes[1]
+    strides = [unit.conv.stride[0] for unit in plain.stage3]
+    assert strides == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("depth", "batch_norm", "downsampling"), PLAIN)
+def test_a_network_without_residual_connections_is_that_of_the_bodies(
+    depth, batch_norm, downsampling
+):
+    settings = {"depth": depth, "batch_norm": batch_norm, "downsampling": downsampling}
+    twin = narrow(version=1, **settings)
+    plain = narrow(version=1, residual=False, **settings)
+    assert not blocks(plain)
+    state = {k: v for k, v in twin.state_dict().items() if ".shortcut." not in k}
+    plain.load_state_dict(dict(zip(plain.state_dict(), state.values(), strict=True)))
+    for block in blocks(twin):
+        block.shortcut = Nothing()
+    x = torch.randn(4, 3, 16, 16)
+    torch.testing.assert_close(plain(x), twin(x), rtol=0, atol=0)
+
+
+class Nothing(nn.Module):
+    """Adds nothing."""
+
+    def forward(self, x):
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize(("depth", "batch_norm", "downsampling"), PLAIN)
+def test_without_residual_connections_gradients_reach_every_parameter(
+    depth, batch_norm, downsampling
+):
+    model = narrow(
+        depth=depth,
+        version=1,
+        batch_norm=batch_norm,
+        downsampling=downsampling,
+        residual=False,
+        stages=(2, 1),
+    )
+    assert_working_in_place_changes_nothing(model)
+
+
+def test_layers_that_downsample_stand_between_plain_stages_too():
+    found = names(version=1, residual=False, downsampling="layer", stages=(1, 1))
+    first, second = ([f"stage{i}.conv{j}" for j in (1, 2)] for i in (1, 2))
+    assert found == ("stage0", *first, "downsample2", *second, "final_linear")
+
+
+def test_the_activations_of_resnet50_run_in_the_order_of_their_names():
+    model = narrow(depth=50, version=1, width=1 / 16)
+    ran = rectified(model, torch.randn(2, 3, 16, 16))
+    assert len(ran) == 49  # the stem's, and three of each of 16 blocks
+    assert ran == [name for name, m in model.named_modules() if isinstance(m, nn.ReLU)]
+    assert ran[:4] == [
+        "stage0.activation",
+        "stage1.resblk1.body.activation1",
+        "stage1.resblk1.body.activation2",
+        "stage1.resblk1.activation",
+    ]
+
+
+UNIFORM = ResNet(version=1, width=0.5, initialisation="he_uniform", residual=False)
+
+
+def assert_he_uniform(weight, gain=2.0):
+    fan_in, weight = weight[0].numel(), weight.detach()
+    bound = math.sqrt(3 * gain / fan_in)
+    assert 0.99 * bound < float(weight.abs().max()) <= bound
+    assert float(weight.var()) == pytest.approx(gain / fan_in, rel=0.05)
+
+
+def test_he_uniform_initialisation():
+    torch.manual_seed(0)
+    model = build(UNIFORM, (3, 16, 16), 100)
+    for name in ("stage1.conv2", "stage2.conv1", "stage4.conv4"):
+        assert_he_uniform(model.get_submodule(name).conv.weight)
+    assert_he_uniform(model.final_linear.weight, gain=1.0)
+    assert not model.final_linear.bias.any()
+    assert not any(m.bias.any() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_he_uniform_weights_are_drawn_anew_as_they_were_drawn_first():
+    factory = partial(build, UNIFORM, (3, 16, 16), 100)
+    torch.manual_seed(0)
+    model = factory()
+    fresh = fresh_weights(model, ["stage2.conv1.conv", "final_linear"], seed=0, factory=factory)
+    names = {"stage2.conv1.conv.weight", "final_linear.weight", "final_linear.bias"}
+    assert set(fresh) == names
+    assert not torch.equal(fresh["stage2.conv1.conv.weight"], model.stage2.conv1.conv.weight)
+    assert_he_uniform(fresh["stage2.conv1.conv.weight"])
+    assert_he_uniform(fresh["final_linear.weight"], gain=1.0)
+    assert not fresh["final_linear.bias"].any()
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -114,7 +114,11 @@ def test_he_initialisation():
 
 @pytest.mark.parametrize(
     ("how", "bound", "zero"),
-    [("glorot", math.sqrt(6 / (9 * 16 + 9 * 32)), True), ("torch", 1 / math.sqrt(9 * 16), False)],
+    [
+        ("glorot", math.sqrt(6 / (9 * 16 + 9 * 32)), True),
+        ("he_uniform", math.sqrt(6 / (9 * 16)), True),
+        ("torch", 1 / math.sqrt(9 * 16), False),
+    ],
 )
 def test_uniform_initialisations(how, bound, zero):
     layer = narrow(initialisation=how, width=0.25, depth=11).conv2.conv

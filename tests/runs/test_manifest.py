@@ -78,6 +78,7 @@ def test_a_field_that_is_missing_is_named(run, name):
         ("notes", [1]),
         ("notes/test_error", "0.25"),
         ("notes/epochs", "ten"),
+        ("notes/learning_rate_drops", [-1]),
         ("status", "finished"),
         ("status", 1),
         ("created", None),

@@ -67,6 +67,16 @@ def test_a_run_says_the_learning_rate_of_its_configuration(tmp_path):
         run.finish("complete")
 
 
+def test_a_run_says_the_learning_rate_that_fell_at_plateaus(tmp_path):
+    config = RunConfig(optimizer=SGD(0.4), epochs=4, schedule="plateau", decay=0.5)
+    run = create(tmp_path / "a", config=to_dict(config), steps_per_epoch=5)
+    assert run.learning_rate(19) == 0.4
+    run.note(learning_rate_drops=[5, 15])
+    run.finish("complete")
+    rates = [Run.open(run.path).learning_rate(step) for step in (4, 5, 14, 15)]
+    assert rates == [0.4, 0.2, 0.2, 0.1]
+
+
 def test_a_model_that_does_not_fit(tmp_path):
     run = create(tmp_path / "a")
     run.write_checkpoint(0, FCN.model().state_dict())

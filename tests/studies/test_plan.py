@@ -70,6 +70,14 @@ def test_where_the_learning_rate_falls():
     assert variant(milestones=(10, 12)).marks() == ()
 
 
+def test_where_the_learning_rate_falls_at_plateaus_every_run_says_for_itself():
+    found = variant(milestones=(), schedule="plateau")
+    assert found.marks() == ()
+    for name in ("drops", "drop"):
+        with pytest.raises(LayerscopeError, match=r"runs of a .*plateau.*\n.*rate_drops"):
+            getattr(found, name)
+
+
 def test_shares_of_the_papers_length():
     assert (variant().share(50, 120), variant().share(1, 120), variant().share(1, 120, 2)) == (
         4,

@@ -31,7 +31,7 @@ from layerscope.config.optimisers import (
     OptimizerConfig,
     RMSprop,
 )
-from layerscope.config.run import FreezeWhenSettled, RunConfig, Start, Unit
+from layerscope.config.run import FreezeWhenSettled, Plateau, RunConfig, Start, Unit
 
 __all__ = [
     "DATA",
@@ -53,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "Normalisation",
     "OptimizerConfig",
+    "Plateau",
     "RMSprop",
     "ResNet",
     "ResidualFCN",

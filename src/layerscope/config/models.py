@@ -11,7 +11,7 @@ from layerscope.config.base import LATER, Described
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
-Initialisation = Literal["torch", "he", "glorot"]
+Initialisation = Literal["torch", "he", "he_uniform", "glorot"]
 Normalisation = Literal["none", "batch", "layer", "group"]
 
 
@@ -123,6 +123,7 @@ class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resne
         downsampling: ``"block"``: the first block of a stage has a projection as its shortcut;
             ``"layer"``: a layer of its own stands between stages, and every block has an identity.
         initialisation: How weights are drawn.
+        residual: Keep the residual connections; a network without them has version 1.
     """
 
     depth: Literal[18, 34, 50, 101, 152] = 18
@@ -133,16 +134,20 @@ class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resne
     stages: tuple[int, ...] = ()
     downsampling: Literal["block", "layer"] = "block"
     initialisation: Initialisation = "he"
+    residual: bool = field(default=True, metadata={LATER: True})
 
     @property
     def unit(self) -> tuple[str, ...]:
-        """A residual block ("Are all layers created equal?", Figs. 3 and 4)."""
+        """A residual block ("Are all layers created equal?", Figs. 3 and 4).
+
+        Without residual connections a convolution with its normalisation.
+        """
         changes_shape = len(self.stages) != 1 or self.depth >= 50
         downsamples = self.downsampling == "layer" and changes_shape
         normalised = self.version == 2 and self.batch_norm
         return (
             "stage0",
-            "stage*.resblk*",
+            "stage*.resblk*" if self.residual else "stage*.conv*",
             *(("downsample*",) if downsamples else ()),
             *(("final_norm",) if normalised else ()),
             "final_linear",

@@ -76,6 +76,37 @@ class FreezeWhenSettled(Config):
 
 
 @dataclass(frozen=True)
+class Plateau(Config):
+    r"""When the test loss has stopped falling, for the schedule ``"plateau"``.
+
+    The test loss is computed at the end of every epoch. An epoch is better where its loss is below
+    :math:`1 - \theta` times that of the last better one, with the threshold :math:`\theta`; once
+    more than ``patience`` epochs in a row were not, the learning rate falls, and they are counted
+    anew. That is `torch.optim.lr_scheduler.ReduceLROnPlateau` for a loss, with a relative
+    threshold, no cooldown and no least rate.
+
+    The test loss steers the training here, as in "Exploring the development of complexity over
+    depth and time in deep neural networks" (Appendix A: plateaus of the loss on the validation
+    set, which is also the test set). The test error of such a run is therefore too good an
+    estimate for new data.
+
+    Attributes:
+        patience: Epochs in a row that may not be better; the one after them lowers the rate.
+        threshold: Share by which the loss must fall for an epoch to be better.
+    """
+
+    patience: int = 10
+    threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not (self.patience >= 0 and 0 <= self.threshold < 1):
+            raise LayerscopeError(
+                f"plateau has patience {self.patience} and threshold {self.threshold}.",
+                "Patience is at least 0, the threshold at least 0 and below 1.",
+            )
+
+
+@dataclass(frozen=True)
 class RunConfig(Config):
     """Everything that decides one run: model, data, optimiser, length, seed, checkpoints.
 
@@ -84,9 +115,9 @@ class RunConfig(Config):
         data: The data set and its subset.
         optimizer: The optimiser and its initial learning rate.
         milestones: Epochs at whose end the learning rate is multiplied by ``decay``.
-        decay: Factor applied at every milestone.
+        decay: Factor applied at every milestone, or plateau.
         schedule: ``"step"`` follows the milestones; ``"cosine"`` falls to zero at the end like
-            half a cosine.
+            half a cosine; ``"plateau"`` falls when the test loss has stopped falling.
         warmup: Steps over which the learning rate first rises linearly.
         epochs: Passes over the training set.
         batch_size: Examples per step; the last batch of an epoch may be smaller.
@@ -109,6 +140,7 @@ class RunConfig(Config):
         live: Probes to measure at every step while the run trains, since checkpoints so dense
             would be too many, e.g. ``weight_change`` or ``weight_change(reduction='angle')``.
         freeze_when_settled: Stop training layers that hardly change any more.
+        plateau: When the test loss has stopped falling.
     """
 
     model: ModelConfig = field(default_factory=FCN)
@@ -116,7 +148,7 @@ class RunConfig(Config):
     optimizer: OptimizerConfig = field(default_factory=SGD)
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "plateau"] = "step"
     warmup: int = 0
     epochs: int = 10
     batch_size: int = 128
@@ -135,6 +167,7 @@ class RunConfig(Config):
     freeze_when_settled: FreezeWhenSettled = field(
         default_factory=FreezeWhenSettled, metadata={LATER: True}
     )
+    plateau: Plateau = field(default_factory=Plateau, metadata={LATER: True})
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "probe_batch"):

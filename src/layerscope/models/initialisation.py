@@ -62,7 +62,9 @@ def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_lin
     Args:
         model: The network.
         how: ``"he"``: N(0, 2 / fan_in), without the 2 in the read-out ("Delving Deep into
-            Rectifiers", Section 2.2), and zero biases; ``"glorot"``: U(-a, a) with
+            Rectifiers", Section 2.2), and zero biases; ``"he_uniform"``: U(-a, a) of the same
+            variances, ``a = sqrt(6 / fan_in)``, ``sqrt(3 / fan_in)`` in the read-out, and zero
+            biases; ``"glorot"``: U(-a, a) with
             ``a = sqrt(6 / (fan_in + fan_out))`` ("Understanding the difficulty of training deep
             feedforward neural networks", Eq. 16), and zero biases; ``"torch"``: as PyTorch left
             them, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
@@ -71,7 +73,7 @@ def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_lin
     Raises:
         LayerscopeError: There is no such initialisation.
     """
-    check_choice("initialisation", how, ("torch", "he", "glorot"))
+    check_choice("initialisation", how, ("torch", "he", "he_uniform", "glorot"))
     if how == "torch":
         return
     for name, module in model.named_modules():
@@ -80,8 +82,8 @@ def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_lin
         if how == "glorot":
             nn.init.xavier_uniform_(module.weight)
         else:
-            activation = "linear" if name == read_out else "relu"
-            nn.init.kaiming_normal_(module.weight, nonlinearity=activation)
+            draw = nn.init.kaiming_normal_ if how == "he" else nn.init.kaiming_uniform_
+            draw(module.weight, nonlinearity="linear" if name == read_out else "relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

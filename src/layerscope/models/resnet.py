@@ -1,4 +1,4 @@
-"""Residual networks of versions 1 and 2."""
+"""Residual networks of versions 1 and 2, and version 1 without its residual connections."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def resnet(
     stages: tuple[int, ...] = (),
     downsampling: Literal["block", "layer"] = "block",
     initialisation: Initialisation = "he",
+    residual: bool = True,
 ) -> nn.Sequential:
     """A ResNet: ``stage0``, stages of blocks such as ``stage1.resblk1``, then ``final_linear``.
 
@@ -102,6 +103,15 @@ def resnet(
     (``downsample1`` too for bottlenecks) and so on, which the paper does not specify, change the
     shape: here a 3x3 convolution of stride 2 (1x1 and 1 before the first stage), activated
     as the version does. With ``batch_norm`` no convolution has a bias; without it all have one.
+
+    ``residual=False`` leaves out the shortcuts of version 1, projections included: what was
+    ``activation(body(x) + shortcut(x))`` is ``activation(body(x))``, and a stage is a chain of
+    convolutions, ``stage1.conv1`` and so on, each with its normalisation and ReLU. With depth 18
+    this is the BaseNet18 of "Exploring the development of complexity over depth and time in deep
+    neural networks": 17 such layers and a linear classifier. Its Fig. 5 says that filters are
+    always 3x3, its text that it is ResNet18 with the max pooling; here ``stem="imagenet"``
+    follows the text, so that the first filter is 7x7, and ``stem="cifar"`` has 3x3 filters
+    throughout and no max pooling.
 
     Args:
         input_shape: (channels, height, width) of an image.
@@ -116,18 +126,25 @@ def resnet(
         downsampling: ``"block"``: the first block of a stage has a projection as its shortcut;
             ``"layer"``: a layer of its own stands between stages, and every block has an identity.
         initialisation: See `initialise`.
+        residual: Keep the shortcuts; without them for version 1 only.
 
     Returns:
         The network, from (batch, channels, height, width) to (batch, outputs).
 
     Raises:
-        LayerscopeError: A choice is unknown or a size not positive.
+        LayerscopeError: A choice is unknown or a size not positive, or version 2 is to have no
+            shortcuts.
     """
     check_images(input_shape, outputs, width)
     check_choice("depth of a ResNet", depth, STAGES)
     check_choice("version of a ResNet", version, (1, 2))
     check_choice("stem", stem, ("cifar", "imagenet"))
     check_choice("downsampling", downsampling, ("block", "layer"))
+    if not residual and version == 2:
+        raise LayerscopeError(
+            "a ResNet of version 2 is to have no residual connections.",
+            "Choose version=1, whose blocks without them are convolutions that are activated.",
+        )
     repeats = tuple(stages) or STAGES[depth]
     if min(repeats) < 1:
         raise LayerscopeError(f"stages is {repeats}.", "Every stage has at least 1 block.")
@@ -145,7 +162,11 @@ def resnet(
             inputs, stride = wider, 1
         stage: OrderedDict[str, nn.Module] = OrderedDict()
         for j in range(1, blocks + 1):
-            stage[f"resblk{j}"] = block(inputs, channels, stride, bottleneck, batch_norm)
+            if residual:
+                stage[f"resblk{j}"] = block(inputs, channels, stride, bottleneck, batch_norm)
+            else:
+                for shape in _shapes(inputs, channels, stride, bottleneck):
+                    stage[f"conv{len(stage) + 1}"] = _activated(*shape, batch_norm)
             inputs, stride = wider, 1
         parts[f"stage{i}"] = nn.Sequential(stage)
     if version == 2:
@@ -189,24 +210,38 @@ def _preactivation(channels: int, batch_norm: bool) -> OrderedDict[str, nn.Modul
     return OrderedDict(_activation(channels, batch_norm, inplace=batch_norm))
 
 
+def _shapes(
+    inputs: int, channels: int, stride: int, bottleneck: bool
+) -> list[tuple[int, int, int, int]]:
+    """Inputs, outputs, size and stride of the convolutions of a block."""
+    if not bottleneck:
+        return [(inputs, channels, 3, stride), (channels, channels, 3, 1)]
+    return [
+        (inputs, channels, 1, 1),
+        (channels, channels, 3, stride),
+        (channels, channels * EXPANSION, 1, 1),
+    ]
+
+
 def _body(
     inputs: int, channels: int, stride: int, bottleneck: bool, batch_norm: bool
 ) -> OrderedDict[str, nn.Module]:
     """The convolutions of a block, activated between them but not before or after."""
-    shapes = [(inputs, channels, 3, stride), (channels, channels, 3, 1)]
-    if bottleneck:
-        shapes = [
-            (inputs, channels, 1, 1),
-            (channels, channels, 3, stride),
-            (channels, channels * EXPANSION, 1, 1),
-        ]
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, shape in enumerate(shapes):
+    for i, shape in enumerate(_shapes(inputs, channels, stride, bottleneck)):
         if i > 0:
             between = _activation(channels, batch_norm)
             parts |= {f"{name}{i}": module for name, module in between.items()}
         parts[f"conv{i + 1}"] = _convolution(*shape, batch_norm)
     return parts
+
+
+def _activated(
+    inputs: int, outputs: int, size: int, stride: int, batch_norm: bool
+) -> nn.Sequential:
+    """A convolution with its normalisation and ReLU."""
+    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
+    return nn.Sequential(parts | _activation(outputs, batch_norm))
 
 
 def _stem(
@@ -225,7 +260,7 @@ def _downsample(
     inputs: int, outputs: int, stride: int, version: Literal[1, 2], batch_norm: bool
 ) -> nn.Sequential:
     size = 1 if stride == 1 else 3
-    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
     if version == 1:
-        return nn.Sequential(parts | _activation(outputs, batch_norm))
+        return _activated(inputs, outputs, size, stride, batch_norm)
+    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
     return nn.Sequential(_preactivation(inputs, batch_norm) | parts)

@@ -16,6 +16,7 @@ from layerscope.report.change import change_findings, frozen_findings
 from layerscope.report.diagnosis import findings, layer_summary
 from layerscope.report.measurements import probe_figures, probe_of, seed_labels, stacked
 from layerscope.report.page import Page, Section
+from layerscope.runs.manifest import rate_drops
 from layerscope.runs.store import Run
 
 COLUMNS = (
@@ -179,6 +180,8 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
             facts.append((name.replace("n_train", "training examples"), f"{notes[name]:,}"))
     if config := _config(run):
         facts.append(("optimiser", describe_config(config["optimizer"])))
+    if any(drops := [_drops(r) for r in runs]):
+        facts.append(("learning rate fell after epoch", "; ".join(d or "none" for d in drops)))
     errors = [r.manifest["notes"].get("test_error") for r in runs]
     if None not in errors:
         facts.append(("test error", f"{sum(errors) / len(errors):.2%}"))
@@ -187,6 +190,11 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
     if notes.get("data_note"):
         facts.append(("data", notes["data_note"]))
     return tuple(facts)
+
+
+def _drops(run: Run) -> str:
+    """The epochs after which a plateau of the test loss lowered the learning rate."""
+    return ", ".join(f"{step / (run.steps_per_epoch or 1):g}" for step in rate_drops(run.manifest))
 
 
 def _provenance(runs: Sequence[Run], command: str) -> dict[str, str]:

@@ -61,6 +61,7 @@ class Notes(TypedDict, total=False):
     data_note: str
     diverged_at: Count
     frozen: dict[str, Count]
+    learning_rate_drops: list[Count]
 
 
 class Part(TypedDict):
@@ -209,3 +210,8 @@ def run_id(folder: Path) -> str | None:
 def frozen_after(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The step after which a layer no longer trained, of those that were frozen on the way."""
     return dict(manifest["notes"].get("frozen", {}))
+
+
+def rate_drops(manifest: Mapping[str, Any]) -> tuple[int, ...]:
+    """The steps after which the learning rate fell since the test loss had stopped falling."""
+    return tuple(manifest["notes"].get("learning_rate_drops", ()))

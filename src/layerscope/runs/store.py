@@ -40,6 +40,7 @@ from layerscope.runs.manifest import (
     FORMAT_VERSION,
     Status,
     check_new,
+    rate_drops,
     read_manifest,
     write_manifest,
 )
@@ -230,7 +231,7 @@ class Run:
         config, per_epoch = self.config, self.steps_per_epoch
         if config is None or per_epoch is None:
             return None
-        return learning_rate(config, step, per_epoch)
+        return learning_rate(config, step, per_epoch, rate_drops(self.manifest))
 
     @property
     def batch(self) -> Any:

@@ -146,7 +146,17 @@ class Variant:
 
     @property
     def drops(self) -> tuple[int, ...]:
-        """Epochs at whose end the learning rate falls while the run lasts."""
+        """Epochs at whose end the learning rate falls while the run lasts.
+
+        Raises:
+            LayerscopeError: It falls at plateaus, which every run finds by itself.
+        """
+        if self.config.schedule == "plateau":
+            raise LayerscopeError(
+                f"when the learning rate of the runs of {self.name} falls follows from plateaus "
+                "of their test losses.",
+                "Ask the runs: layerscope.runs.manifest.rate_drops(run.manifest).",
+            )
         return tuple(m for m in self.config.milestones if 0 < m < self.epochs)
 
     @property
@@ -155,7 +165,12 @@ class Variant:
         return self.drops[0] if self.drops else self.epochs
 
     def marks(self) -> tuple[Reference, ...]:
-        """A line for figures over epochs wherever the learning rate falls."""
+        """A line for figures over epochs wherever the learning rate falls for every seed alike.
+
+        None where it falls at plateaus.
+        """
+        if self.config.schedule == "plateau":
+            return ()
         label = f"learning rate / {1 / self.config.decay:g}"
         return tuple(Reference(value=float(m), label=label, axis="x") for m in self.drops)
 

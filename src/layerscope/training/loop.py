@@ -17,7 +17,7 @@ from torch import nn
 
 from layerscope import schedule
 from layerscope.config import RunConfig, Start, to_dict
-from layerscope.config.rates import check_schedule, learning_rate
+from layerscope.config.rates import check_schedule
 from layerscope.data.augment import crop_flip
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
@@ -36,6 +36,7 @@ from layerscope.training.freezing import CRITERION, Freezer, reference_run, shuf
 from layerscope.training.keeping import TURN, Keeper, existing_run, note_outcome
 from layerscope.training.optimisers import make_optimizer, start_at
 from layerscope.training.problem import Problem, loaded, problem
+from layerscope.training.rates import LearningRate
 
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
@@ -155,8 +156,9 @@ def train(
     if begin is not None:
         begin(made.model)
     optimizer = make_optimizer(config.optimizer, made.model)
+    rate = LearningRate(config, batches.steps_per_epoch)
     recorder = _recorder(
-        config, path, made, batches, _watched(config, probes, measure), measure, existing
+        config, path, made, rate, _watched(config, probes, measure), measure, existing
     )
     freezer = None
     if how.threshold:
@@ -166,13 +168,15 @@ def train(
         recorder_state, random_state = load_state(path, made.model, optimizer)
         recorder.load_state_dict(recorder_state)
     with recorder:
-        if existing is not None and freezer is not None:
-            freezer.resume()
+        if existing is not None:
+            rate.resume(recorder.run, recorder.current_step)
+            if freezer is not None:
+                freezer.resume()
         set_random_state(random_state)
         keep = Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
-        for done, total in _steps(config, made, batches, optimizer, fabric, recorder):
+        for done, total in _steps(config, made, batches, optimizer, rate, fabric, recorder):
             if freezer is not None:
                 freezer()
             keep()
@@ -214,12 +218,11 @@ def _recorder(
     config: RunConfig,
     path: Path,
     made: Problem,
-    batches: Batches,
+    rate: LearningRate,
     watched: Mapping[Probe, schedule.Schedule],
     measure: schedule.Schedule | None,
     existing: Run | None,
 ) -> Recorder:
-    per_epoch = batches.steps_per_epoch
     return Recorder(
         made.model,
         path,
@@ -229,12 +232,12 @@ def _recorder(
         checkpoints=schedule.parse(config.checkpoints),
         measure=measure,
         layers=_layers(config, made),
-        steps_per_epoch=per_epoch,
-        learning_rate=partial(learning_rate, config, steps_per_epoch=per_epoch),
+        steps_per_epoch=rate.steps_per_epoch,
+        learning_rate=rate,
         metadata={
             "config": to_dict(config),
             "seed": config.seed,
-            "total_steps": per_epoch * config.epochs,
+            "total_steps": rate.steps_per_epoch * config.epochs,
             "device": str(made.dataset.train.device),
         },
         resume=existing is not None,
@@ -331,24 +334,31 @@ def _steps(
     made: Problem,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
+    rate: LearningRate,
     fabric: Fabric,
     recorder: Recorder,
 ) -> Iterator[tuple[int, int]]:
     """Take every step that is left, yielding (steps done, steps in all) after each."""
     per_epoch = batches.steps_per_epoch
     total = per_epoch * config.epochs
-    evaluation = schedule.every(per_epoch * math.ceil(config.epochs / EVALUATIONS))
+    epochs = 1 if rate.follows_loss else math.ceil(config.epochs / EVALUATIONS)
+    evaluation = schedule.every(per_epoch * epochs)
     model, wrapped = fabric.setup(made.model, optimizer)
     for step in range(recorder.current_step, total):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, per_epoch)
+            group["lr"] = rate(step)
         batch = batches.batch(step)
         wrapped.zero_grad()
         loss = made.task.loss(made.task.forward(model, batch), batch)
         fabric.backward(loss)
         wrapped.step()
-        recorder.step(loss=loss)
         done = step + 1
+        outcome = None
         if evaluation(done) and done < total:  # the end is tested once, by `train`
-            recorder.log(**evaluate(made.model, made.task, made.dataset.test))
+            outcome = evaluate(made.model, made.task, made.dataset.test)
+            rate.tested(outcome["test_loss"])  # before probes ask for the rate of the next step
+        recorder.step(loss=loss)
+        if outcome is not None:
+            recorder.log(**outcome)
+            rate.note(recorder.run)
         yield done, total

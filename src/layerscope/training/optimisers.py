@@ -14,8 +14,6 @@ from layerscope.errors import LayerscopeError, unknown
 from layerscope.networks.discovery import preview
 from layerscope.networks.names import unique_state
 
-SCHEDULES = ("step", "cosine")
-
 
 def start_at(
     model: nn.Module, weights: Mapping[str, Tensor], fresh: Sequence[str], source: str
