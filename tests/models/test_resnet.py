@@ -381,4 +381,5 @@ def test_gradients_of_narrow_networks_do_not_depend_on_the_layout_in_memory(dept
         loss = F.cross_entropy(model(images), labels)
         found.append(torch.autograd.grad(loss, list(model.parameters())))
     for last, first in zip(*found, strict=True):
-        torch.testing.assert_close(last, first, rtol=1e-4, atol=1e-6)
+        size = float(first.abs().max())  # rounding differs between processors
+        torch.testing.assert_close(last, first, rtol=1e-3, atol=1e-3 * size)

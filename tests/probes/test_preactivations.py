@@ -55,7 +55,9 @@ def test_values_equal_the_plain_loop(mode):
 def test_train_mode_mean_is_the_mean_of_beta_without_residuals():
     model = plain()
     _, found, _ = measured(Preactivations(mode="train"), model)
-    betas = [float(m.bias.mean()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    betas = [
+        float(m.bias.detach().mean()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)
+    ]
     np.testing.assert_allclose(found["mean"], betas, atol=1e-5)
     _, evaluated, _ = measured(Preactivations(), model)
     assert not np.allclose(evaluated["mean"], betas, atol=1e-2)
@@ -73,8 +75,8 @@ def test_only_so_many_samples_pass():
 def test_rows_have_the_groups_of_the_layers_behind_which_they_act():
     model = plain()
     rows, _, _ = measured(Preactivations(), model, groups="thirds")
-    assert [row.group for row in rows][0] == "early"
-    assert [row.group for row in rows][-1] == "late"
+    assert rows.layers[0].group == "early"
+    assert rows.layers[-1].group == "late"
     assert [row.depth for row in rows] == list(range(17))
     assert {row.kind for row in rows} == {"ReLU"}
 

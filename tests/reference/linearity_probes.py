@@ -14,9 +14,11 @@ def inputs_of(model, modules, batch, training=False):
     seen = {}
     named = dict(model.named_modules())
     for name in modules:
-        named[name].register_forward_pre_hook(
-            lambda _, inputs, name=name: seen.setdefault(name, inputs[0].detach().clone())
-        )
+
+        def keep(_, inputs, name=name):
+            seen.setdefault(name, inputs[0].detach().clone())
+
+        named[name].register_forward_pre_hook(keep)
     with torch.no_grad():
         model(batch[0])
     return seen
@@ -50,7 +52,9 @@ class Line(torch.nn.Module):
             x, y = (t[:, node].double().flatten().numpy() for t in (before, after))
             constant = np.ptp(x) == 0
             fits.append((0.0, y.mean()) if constant else np.polyfit(x, y, 1))
-        self.slopes, self.intercepts = (torch.tensor(np.array(f)).float() for f in zip(*fits))
+        self.slopes, self.intercepts = (
+            torch.tensor(np.array(f)).float() for f in zip(*fits, strict=True)
+        )
 
     def forward(self, x):
         shape = [1, -1] + [1] * (x.ndim - 2)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerscope.errors import LayerscopeError
 from layerscope.functional.linearity import affine_fit, least_squares_map
 from layerscope.networks.isolation import copied, isolated
 from layerscope.networks.linear_maps import (
@@ -30,26 +29,37 @@ from layerscope.networks.sites import Called, Site, keep_visiting, nodes_second,
 from layerscope.networks.task import Task
 from layerscope.networks.variants import Evaluation, evaluate_variants
 
-MAPS = "layerscope_maps"
-"""Name of the module that holds the maps, in a copy of the model."""
+PREFIX = "layerscope_"
+"""What the names of the buffers begin with that hold the maps, in a copy of the model."""
 
 
-class Maps(nn.Module):
-    """Buffers by row: ``use<i>``, whether the map is used, ``weight<i>`` and ``shift<i>``."""
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Affine maps by row, in buffers of a model: whether one is used, ``weight``, ``shift``.
+
+    The buffers are the model's own, not those of a module in it, which some models would call.
+    """
+
+    model: nn.Module
 
     def add(self, row: int, weight: Tensor, shift: Tensor, like: Tensor) -> None:
         """Keep the map of a row, not in use."""
-        self.register_buffer(f"use{row}", torch.zeros((), dtype=torch.bool, device=like.device))
-        self.register_buffer(f"weight{row}", weight.to(like))
-        self.register_buffer(f"shift{row}", shift.to(like))
+        use = torch.zeros((), dtype=torch.bool, device=like.device)
+        for name, tensor in (("use", use), ("weight", weight.to(like)), ("shift", shift.to(like))):
+            self.model.register_buffer(f"{PREFIX}{name}{row}", tensor)
 
     def __contains__(self, row: int) -> bool:
-        return f"use{row}" in self._buffers
+        return f"{PREFIX}use{row}" in self.model._buffers
+
+    def using(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """The variant that uses the maps of some rows, as far as they have one."""
+        names = [f"{PREFIX}use{row}" for row in rows if row in self]
+        return {name: torch.ones_like(self.model.get_buffer(name)) for name in names}
 
     def chosen(self, row: int, map: Callable[[Tensor, Tensor], Tensor], output: Tensor) -> Tensor:
         """The output, or what the map of a row gives in its place."""
         use, weight, shift = (
-            self.get_buffer(f"{name}{row}") for name in ("use", "weight", "shift")
+            self.model.get_buffer(f"{PREFIX}{name}{row}") for name in ("use", "weight", "shift")
         )
         return torch.where(use, map(weight, shift), output)
 
@@ -77,25 +87,14 @@ class Replaceable:
         """
         sets = [range(row + 1) if cumulative else [row] for row in range(self.rows)]
         return evaluate_variants(
-            self.model, [{}, *map(self._using, sets)], data, task, weights=self.weights
+            self.model, [{}, *map(self.maps.using, sets)], data, task, weights=self.weights
         )
-
-    def _using(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        names = [f"use{row}" for row in rows if row in self.maps]
-        return {f"{MAPS}.{name}": torch.ones_like(self.maps.get_buffer(name)) for name in names}
 
 
 def _with_maps(model: nn.Module) -> tuple[nn.Module, Maps]:
-    """A copy of a model, with room for maps.
-
-    Raises:
-        LayerscopeError: The name is taken.
-    """
-    if MAPS in model._modules:
-        raise LayerscopeError(f"the model has a module {MAPS!r} of its own.", "Rename it.")
-    made, maps = copied(model), Maps()
-    made.add_module(MAPS, maps)
-    return made, maps
+    """A copy of a model, and where its maps are kept."""
+    made = copied(model)
+    return made, Maps(made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +129,6 @@ def with_lines(
         batch: Examples to fit to.
         task: What they mean.
         names: Names of the sites.
-
-    Raises:
-        LayerscopeError: The model has a module of the name that the maps have.
     """
     made, maps = _with_maps(model)
     rows = {name: row for row, name in enumerate(names)}
@@ -186,9 +182,6 @@ def with_layer_maps(
 
     Returns:
         The model, and why a layer has no map, by name.
-
-    Raises:
-        LayerscopeError: The model has a module of the name that the maps have.
     """
     made, maps = _with_maps(model)
     known = dict(named_modules(model))

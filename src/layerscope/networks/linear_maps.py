@@ -236,42 +236,37 @@ def features(input: Tensor, output: Tensor, window: Window | None) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """How linear a layer is, with its residual stream and without; or why that is not known."""
+    """How linear a layer is; or why that is not known."""
 
     reason: str = ""
     share: float = math.nan
-    inside: float = math.nan
 
 
-def fit_of(input: Tensor, output: Any, window: Window | None) -> Fit:
+def fit_of(input: Tensor, output: Any, window: Window | None, inside: bool = False) -> Fit:
     """Held-out :math:`R^2` from what enters a layer to what leaves it; half of the examples each.
 
     Args:
         input: What enters.
         output: What leaves.
         window: What a place of an image depends on.
+        inside: To what leaves less what enters.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return Fit("does not return a tensor of real numbers")
     if not input.is_floating_point() or input.ndim < 2 or len(input) != len(output):
         return Fit("does not take real numbers for every example")
-    half = len(input) // 2
-
-    def parts(target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, y = paired_rows(input[:half], target[:half], window)
-        return x, y, *paired_rows(input[half:], target[half:], window)
-
-    if half < 1 or (n := len(parts(output)[0])) < 2:
+    if inside and input.shape != output.shape:
+        return Fit("does not keep the shape of what enters")
+    target, half = output - input if inside else output, len(input) // 2
+    if half < 1 or len((fitted := paired_rows(input[:half], target[:half], window))[0]) < 2:
         return Fit("needs more examples to fit an affine map to")
-    result = held_out_r2(*parts(output))
-    if not result.enough:
-        needed = -(-2 * (result.rank + 1) * len(input) // n)
-        return Fit(
-            f"needs about {needed} samples for its {result.inputs} inputs; there are {len(input)}"
-        )
-    if input.shape != output.shape:
+    result = held_out_r2(*fitted, *paired_rows(input[half:], target[half:], window))
+    if result.enough:
         return Fit(share=result.r2)
-    return Fit(share=result.r2, inside=held_out_r2(*parts(output - input)).r2)
+    needed = -(-2 * (result.rank + 1) * len(input) // result.n)
+    return Fit(
+        f"needs about {needed} samples for its {result.inputs} inputs; there are {len(input)}"
+    )
 
 
 def applied(

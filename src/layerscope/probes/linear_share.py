@@ -19,9 +19,9 @@ from layerscope.networks.linear_maps import Fit, around, find_windows, fit_of
 from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.sites import Site
 from layerscope.probes.at_sites import find, first_examples, measured_at
-from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 
-Of = Literal["sites", "layers"]
+Of = Literal["sites", "layers", "inside"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class LinearShare(MomentProbe):
       what enters a layer to what leaves it, fitted to the first half of the samples with a ridge by
       generalised cross-validation (`layerscope.functional.linearity`). Convolutions by place: from
       the window on which a place depends. Transformers by position.
-    * ``linear_share_inside``: the same without the residual stream: to what leaves less what
-      entered. With the stream almost everything looks linear. NaN where shapes differ.
+
+    ``of="inside"``: the same without the residual stream, to what leaves less what entered, for
+    layers that keep the shape. With the stream almost everything looks linear.
 
     A layer whose map would need more samples is missing, and says how many it needs.
 
     Attributes:
-        of: ``"sites"`` or ``"layers"``.
+        of: ``"sites"``, ``"layers"`` or ``"inside"``.
         samples: Examples of the run's fixed batch that pass; all of it where it has fewer.
         mode: ``"eval"`` or ``"train"``: the mode in which the model runs.
     """
@@ -70,11 +71,9 @@ class LinearShare(MomentProbe):
 
     @property
     def variables(self) -> Mapping[str, Variable]:
-        """``linear_share`` and, beside it, ``affinity`` or ``linear_share_inside``."""
+        """``linear_share`` and, of sites, ``affinity``."""
         share = {"linear_share": Variable("linear share, R^2")}
-        if self.of == "sites":
-            return share | {"affinity": Variable("affinity score")}
-        return share | {"linear_share_inside": Variable("linear share without the stream, R^2")}
+        return share | ({"affinity": Variable("affinity score")} if self.of == "sites" else {})
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -88,43 +87,76 @@ class LinearShare(MomentProbe):
         """Linear shares at this moment."""
         if self.of == "sites":
             return measured_at(moment, layers, self.samples, self.mode == "train", _of_site)
-        return _of_layers(moment, layers, self.samples, self.mode == "train")
+        return self._of_layers(moment, layers)
+
+    def _of_layers(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        model, batch = unwrap(moment.model), first_examples(moment.batch, self.samples)
+        known = dict(named_modules(model))
+        names = [name for name in layers.names if name in known]
+        windows = find_windows(model, batch, moment.task, names, moment.weights)
+        found: dict[str, Fit] = {}
+
+        def see(name: str, run: Callable[[Tensor], Any], input: Tensor) -> Any:
+            before = input.clone()  # the layer may work in place
+            output = run(input)
+            if name not in found:
+                found[name] = fit_of(before, output, windows.get(name), self.of == "inside")
+            return output
+
+        inside = isolated(model, self.mode == "train", weights=moment.weights)
+        with inside, torch.no_grad(), around(model, names, see):
+            moment.task.forward(model, batch)
+        gone = Fit("is no module that maps a tensor to one")
+        fits = {name: found.get(name, gone) for name in layers.names}
+        moment.missing.update({name: fit.reason for name, fit in fits.items() if fit.reason})
+        shares = torch.tensor([fit.share for fit in fits.values()], dtype=torch.float64)
+        return {"linear_share": blank(shares, layers, moment.missing)}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """The share over depth and time, and lines of both measures."""
+        """The share over depth and time, as colours and as lines; of sites the affinity, too."""
         share, x = over_time(dataset["linear_share"])
-        what = "activation" if self.of == "sites" else "layer"
-        caption = f"Share of the variance of each {what}'s output that an affine map of its input "
-        caption += "explains" + (" on held-out examples." if self.of == "layers" else ", per node.")
+        title, caption = TEXTS[self.of]
         found: list[Figure] = [
-            Heatmap(share, self.slug, f"Linear share of each {what}", caption, x=x),
+            Heatmap(share, self.slug, title, caption, x=x),
             Lines(
                 share,
                 f"{self.slug}-lines",
-                f"Linear share of each {what} over time",
+                f"{title}, over time",
                 caption,
                 x=x,
                 references=(Reference(1.0, "linear"),),
             ),
         ]
-        other = "affinity" if self.of == "sites" else "linear_share_inside"
-        if bool(dataset[other].notnull().any()):
-            values, _ = over_time(dataset[other])
-            title, caption = OTHERS[other]
-            found.append(Lines(values, f"{self.slug}-{other}", title, caption, x=x))
+        if "affinity" in dataset:
+            values, _ = over_time(dataset["affinity"])
+            found.append(
+                Lines(
+                    values,
+                    f"{self.slug}-affinity",
+                    "Affinity score",
+                    "1 where affine optimal transport brings what enters to what leaves; a "
+                    "rectifier of standard normal values has 0.62.",
+                    x=x,
+                )
+            )
         return found
 
 
-OTHERS = {
-    "affinity": (
-        "Affinity score",
-        "1 where affine optimal transport brings what enters to what leaves; a rectifier of "
-        "standard normal values has 0.62.",
+TEXTS: Mapping[Of, tuple[str, str]] = {
+    "sites": (
+        "Linear share of each activation",
+        "Share of the variance of what leaves each activation that a straight line in what enters "
+        "explains, mean over nodes.",
     ),
-    "linear_share_inside": (
-        "Linear share without the residual stream",
-        "Share of what each layer adds to its input that an affine map explains on held-out "
-        "examples.",
+    "layers": (
+        "Linear share of each layer",
+        "Share of the variance of what leaves each layer that an affine map of what enters "
+        "explains, on held-out examples.",
+    ),
+    "inside": (
+        "Linear share of what each layer adds",
+        "Share of the variance of what each layer adds to its input that an affine map of that "
+        "input explains, on held-out examples.",
     ),
 }
 
@@ -136,30 +168,3 @@ def _of_site(site: Site, before: Tensor, after: Tensor) -> Mapping[str, float]:
     share = float(affine_share(before, after).mean())
     few = before.shape[0] < 2
     return {"linear_share": share, "affinity": torch.nan if few else affinity_score(before, after)}
-
-
-def _of_layers(moment: Moment, layers: LayerMap, samples: int, training: bool) -> dict[str, Tensor]:
-    model, batch = unwrap(moment.model), first_examples(moment.batch, samples)
-    known = dict(named_modules(model))
-    names = [name for name in layers.names if name in known]
-    windows = find_windows(model, batch, moment.task, names, moment.weights)
-    found: dict[str, Fit] = {}
-
-    def see(name: str, run: Callable[[Tensor], Any], input: Tensor) -> Any:
-        before = input.clone()  # the layer may work in place
-        output = run(input)
-        if name not in found:
-            found[name] = fit_of(before, output, windows.get(name))
-        return output
-
-    inside = isolated(model, training, weights=moment.weights)
-    with inside, torch.no_grad(), around(model, names, see):
-        moment.task.forward(model, batch)
-    fits = [found.get(name, Fit("is no module that maps a tensor to one")) for name in layers.names]
-    moment.missing.update(
-        {n: fit.reason for n, fit in zip(layers.names, fits, strict=True) if fit.reason}
-    )
-    return {
-        "linear_share": torch.tensor([fit.share for fit in fits], dtype=torch.float64),
-        "linear_share_inside": torch.tensor([fit.inside for fit in fits], dtype=torch.float64),
-    }
