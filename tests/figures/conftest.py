@@ -54,6 +54,11 @@ def at_end(data: xr.DataArray) -> xr.DataArray:
     return data.isel(step=-1, drop=True)
 
 
+def front(*at: float) -> xr.DataArray:
+    """Where a front is in each layer."""
+    return xr.DataArray(np.array(at), dims="layer", attrs={"long_name": "<front>"})
+
+
 def bowl(panels: int = 0) -> xr.DataArray:
     """A height over x and y, for one or several layers."""
     grid = np.linspace(-1, 1, 9)
@@ -95,6 +100,17 @@ CASES: dict[str, Callable[[], Figure]] = {
     "heatmap, overlay": lambda: Heatmap(
         curves(), "k", "t", overlays=(10 * curves().argmax("step").assign_attrs(long_name="peak"),)
     ),
+    "heatmap, front": lambda: Heatmap(curves(), "k", "t", front=front(30.0, np.nan, np.inf)),
+    "heatmap, front in panels": lambda: Heatmap(
+        curves(layers=3, variants=2),
+        "k",
+        "t",
+        panel="variant",
+        front=xr.concat(
+            [front(np.nan, np.nan, np.nan), front(np.inf, 30.0, 10.0)],
+            xr.Variable("variant", ["v0", "v1"]),
+        ),
+    ),
     "heatmap, names along x": lambda: Heatmap(
         curves(variants=3).mean("step"), "k", "t", x="variant"
     ),
@@ -133,3 +149,8 @@ def figure(request: pytest.FixtureRequest) -> Figure:
 @pytest.fixture
 def make_curves() -> Callable[..., xr.DataArray]:
     return curves
+
+
+@pytest.fixture
+def make_front() -> Callable[..., xr.DataArray]:
+    return front

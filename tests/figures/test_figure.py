@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerscope.errors import LayerscopeError
-from layerscope.figures.figure import Bars, Column, Heatmap, Lines, Surface, Table, layers_of
+from layerscope.figures import axes
+from layerscope.figures.figure import (
+    Bars,
+    Column,
+    Front,
+    Heatmap,
+    Lines,
+    Surface,
+    Table,
+    layers_of,
+)
 from layerscope.figures.reduce import apart, extremes, runs, significant
 from layerscope.functional.estimates import mean_interval
 
@@ -84,6 +94,59 @@ def test_heatmap_averages_and_centres(make_curves):
     np.testing.assert_allclose(at, peak.mean("seed"))
 
 
+@pytest.mark.parametrize(
+    ("at", "across", "rows"),
+    [
+        ((np.inf, 30, np.nan, 10, 0), (99, 30, 10, 0), (1, 1, 3, 4)),  # from deep to shallow
+        ((0, np.nan, 20, np.inf), (0, 20, 99), (0, 2, 2)),
+        ((np.nan, 40, np.nan), (99, 40), (1, 1)),
+        ((40, 40), (99, 40, 40), (0, 0, 1)),
+        ((10, 50, 20), (10, 50, 20, 99), (0, 1, 2, 2)),
+        ((np.inf, np.nan), (), ()),
+    ],
+)
+def test_the_line_of_a_front_passes_what_is_unknown_and_ends_level(at, across, rows):
+    found = Front("f", np.array(at, dtype=float)).line(99.0)
+    np.testing.assert_array_equal(found[0], across)
+    np.testing.assert_array_equal(found[1], rows)
+
+
+def test_a_front_has_a_name_and_a_place_in_every_panel(make_curves, make_front):
+    data = make_curves(variants=2)
+    at = make_front(np.inf, np.nan, 40.0).assign_attrs(long_name="divergence", units="step")
+    one, other = Heatmap(data, "k", "t", panel="variant", front=at).matrix()
+    for grid in (one, other):
+        assert grid.front.name == "divergence (step)"
+        np.testing.assert_array_equal(grid.front.at, at)
+        assert (grid.front.reached().tolist(), grid.front.never().tolist()) == ([2], [0])
+    each = xr.concat([at, at + 10], xr.Variable("variant", ["v0", "v1"]))
+    grids = Heatmap(data, "k", "t", panel="variant", front=each).matrix()
+    assert [grid.front.at[2] for grid in grids] == [40.0, 50.0]
+    assert Heatmap(data, "k", "t", panel="variant").matrix()[0].front is None
+
+
+def test_a_mean_with_a_seed_that_is_never_reached_is_not_reached(make_curves):
+    """Leaving the seed out would say that the front came early."""
+    at = xr.DataArray(
+        [[10.0, 30.0, np.nan], [10.0, np.inf, 20.0], [np.nan] * 3], dims=("layer", "seed")
+    )
+    (grid,) = Heatmap(make_curves(), "k", "t", front=at).matrix()
+    np.testing.assert_array_equal(grid.front.at, [20.0, np.inf, np.nan])
+
+
+def test_rows_of_a_front_are_found_by_name(make_curves, make_front):
+    at = make_front(20.0, np.inf).assign_coords(layer=["layer2", "layer0"])
+    (grid,) = Heatmap(make_curves(), "k", "t", front=at, overlays=(at,)).matrix()
+    np.testing.assert_array_equal(grid.front.at, [np.inf, np.nan, 20.0])
+    np.testing.assert_array_equal(grid.marks[0][1], [np.nan, np.nan, 20.0])
+
+
+def test_cells_reach_halfway_to_their_neighbours():
+    assert axes.cell_edges(np.array([0.0, 1.0, 4.0])).tolist() == [-0.5, 0.5, 2.5, 5.5]
+    assert axes.cell_edges(np.array([3.0])).tolist() == [2.5, 3.5]
+    assert axes.cell_edges(np.array(["a", "b"], dtype=object)).tolist() == [-0.5, 0.5, 1.5]
+
+
 def test_bars_have_errors_where_there_are_seeds(make_curves):
     data = make_curves().isel(step=0, drop=True)
     bar = Bars(data, "k", "t").bars()[2]
@@ -140,6 +203,22 @@ def test_a_column_that_is_not_there_names_its_neighbours(make_curves):
         (lambda d: Lines(d, "speed", "t", panel="variant"), "has 'layer', 'step', 'seed'"),
         (lambda d: Lines(d, "speed", "t", spread=None), "how to draw dimension 'seed'"),
         (lambda d: Heatmap(d.isel(step=[]), "speed", "t"), "'step' .* is empty"),
+        (
+            lambda d: Heatmap(d.assign_coords(step=list("abcdefghijkl")), "speed", "t", front=d),
+            "'speed' has names along 'step'",
+        ),
+        (
+            lambda d: Heatmap(d, "speed", "t", front=d).matrix(),
+            "Heatmap overlay of 'speed' does not say how to draw dimension 'step'",
+        ),
+        (
+            lambda d: Heatmap(d[1:], "speed", "t", overlays=(d.argmax("step"),)).matrix(),
+            "'speed' has a row for layer 'layer0', the data has not",
+        ),
+        (
+            lambda d: Heatmap(d, "speed", "t", overlays=(d[:2, 0].drop_vars("layer"),)).matrix(),
+            "'speed' has 2 rows, the data 3",
+        ),
         (lambda d: Bars(d, "speed", "t"), "how to draw dimension 'step'"),
         (lambda d: Surface(d, "speed", "t"), "needs dimension 'x', 'y'"),
         (lambda d: Table(d.isel(step=0).to_dataset(), "speed", "t", rows="unit"), "'unit'"),

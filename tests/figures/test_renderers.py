@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure as Canvas
 
 from layerscope.errors import LayerscopeError
+from layerscope.figures import palette
 from layerscope.figures import plotly as page
 from layerscope.figures.figure import Bars, Heatmap, Lines, Table
 from layerscope.figures.matplotlib import draw, save
@@ -116,6 +117,67 @@ def test_describing_a_figure_needs_no_drawing_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def drawn_front(figure, panel=0):
+    """Roles, names and points of what both renderers draw of a front, from the page's traces."""
+    traces = [t for t in page.spec(figure)["data"] if t["type"] == "scatter"]
+    return [t for t in traces if t["meta"]["panel"] == panel]
+
+
+def test_both_renderers_draw_the_same_front(make_curves, make_front):
+    """Cells end at 115; row 1 is not known and passed over, row 3 is not reached."""
+    figure = Heatmap(make_curves(layers=4), "k", "t", front=make_front(30, np.nan, 60, np.inf))
+    rim, line, squares, open_rim, open_squares = drawn_front(figure)
+    for trace in (rim, line):
+        assert trace["meta"]["role"] == "front"
+        assert (trace["x"], trace["y"]) == ([30, 60, 115], ["layer0", "layer2", "layer2"])
+        assert trace["meta"]["points"] == trace["y"]
+    assert rim["line"]["width"] > line["line"]["width"]
+    assert (squares["x"], squares["y"]) == ([30, 60], ["layer0", "layer2"])
+    for trace in (open_rim, open_squares):
+        assert (trace["x"], trace["y"]) == ([115], ["layer3"])
+    assert (squares["name"], open_squares["name"]) == ("&lt;front&gt;", "not within the run")
+
+    canvas = draw(figure)
+    front, never = canvas.axes[0].lines
+    assert (front.get_xdata().tolist(), front.get_ydata().tolist()) == ([30, 60, 115], [0, 2, 2])
+    assert front.get_markevery() == [0, 1]
+    assert (never.get_xdata().tolist(), never.get_ydata().tolist()) == ([115], [3])
+    assert canvas.axes[0].get_xlim() == (-5, 115)
+    names = [text.get_text() for text in canvas.legends[0].get_texts()]
+    assert names == ["<front>", "not within the run"]
+
+
+def test_a_front_that_reaches_every_row_has_no_open_squares(make_curves, make_front):
+    figure = Heatmap(make_curves(), "k", "t", front=make_front(30.0, 10.0, 0.0))
+    assert [t.get("name") for t in drawn_front(figure)] == [None, None, "&lt;front&gt;"]
+    canvas = draw(figure)
+    assert len(canvas.axes[0].lines) == 1
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["<front>"]
+
+
+def test_names_of_a_front_stand_once_in_the_legend(make_curves, make_front):
+    """Also where the first panel has no points for them."""
+    nowhere, at = make_front(np.nan, np.nan, np.nan), make_front(np.inf, 20.0, 10.0)
+    fronts = xr.concat([nowhere, at, at], xr.Variable("variant", ["v0", "v1", "v2"]))
+    figure = Heatmap(make_curves(variants=3), "k", "t", panel="variant", front=fronts)
+    shown = [[t["name"] for t in drawn_front(figure, p) if t["showlegend"]] for p in range(3)]
+    assert shown == [[], ["&lt;front&gt;", "not within the run"], []]
+    names = [text.get_text() for text in draw(figure).legends[0].get_texts()]
+    assert names == ["<front>", "not within the run"]
+
+
+def test_a_front_stands_out_on_every_colour(make_curves, make_front):
+    """Its fill or its rim has enough contrast with any cell."""
+    *_, line, squares = drawn_front(
+        Heatmap(make_curves(), "k", "t", front=make_front(30.0, 10.0, 0.0))
+    )
+    marker = squares["marker"]
+    for fill, rim in (("#ffffff", "#16181c"), (marker["color"], marker["line"]["color"])):
+        for cell in palette.SEQUENTIAL + palette.DIVERGING:
+            assert max(palette.contrast(fill, cell), palette.contrast(rim, cell)) >= 3
+    assert line["line"]["color"] == "#ffffff"
 
 
 @pytest.mark.parametrize("kind", [Lines, Heatmap])

@@ -67,6 +67,8 @@ def training(
 
 def figures(data: xr.Dataset, prefix: str = "") -> dict[str, Lines | Heatmap | Bars]:
     """The figures of a run over epochs."""
+    halfway = (data["distance"] >= 0.5 * data["distance"].isel(epoch=-1)).argmax("epoch")
+    halfway = halfway.where(data["layer"] != data["layer"][-1], np.inf)
     return {
         "change": Lines(
             data["relative_change"],
@@ -101,6 +103,7 @@ def figures(data: xr.Dataset, prefix: str = "") -> dict[str, Lines | Heatmap | B
             "Relative change per epoch. The diamond marks 90 % of the final distance.",
             x="epoch",
             overlays=(data["converged"],),
+            front=halfway.assign_attrs(long_name="halfway at", units="epoch"),
         ),
         "drop": Bars(
             data["drop"],

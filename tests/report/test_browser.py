@@ -268,6 +268,22 @@ def test_numbers_can_be_saved(reader, path):
     assert len(lines) == 1 + 4 * 50
 
 
+def test_the_line_of_a_front_takes_no_rows_and_is_no_number(reader, path):
+    """It has one point more than there are squares on it."""
+    reader.open(path)
+    reader.plot("convergence")
+    rows = "() => document.querySelector('.plot[data-key=convergence]')._fullLayout.yaxis.range"
+    assert reader.tab.evaluate(rows) == [3.5, -0.5]
+    reader.tab.locator(".chip[data-layer=fc1]").dblclick()
+    assert reader.tab.evaluate(rows) == [0.5, -0.5]
+    figure = reader.tab.locator("#figure-convergence")
+    figure.locator("summary").click()
+    with reader.tab.expect_download() as download:
+        figure.get_by_role("button", name="Numbers (CSV)").click()
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 4 * 50 + 4 + 4
+
+
 def test_without_scripts_the_findings_can_be_read(browser, path):
     context = browser.new_context(java_script_enabled=False, offline=True)
     tab = context.new_page()

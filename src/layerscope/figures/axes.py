@@ -95,6 +95,45 @@ def title(variable: xr.DataArray, fallback: str = "") -> str:
     return f"{name} ({units})" if units not in ("", "1", f"{name}s") else name
 
 
+def like(key: str, data: xr.DataArray, dim: str, overlay: xr.DataArray) -> xr.DataArray:
+    """What lies on a figure, with the rows of its data in their order; NaN for those it lacks.
+
+    Args:
+        key: The figure's key, for the message.
+        data: What the figure draws.
+        dim: Dimension of the rows.
+        overlay: What lies on it; without coordinate ``dim`` it must have one value for each row.
+
+    Raises:
+        LayerscopeError: If the overlay has a row that the data has not, or no names for its rows
+            and another number of them.
+    """
+    rows = data[dim].values.tolist()
+    if dim not in overlay.coords:
+        if overlay.sizes[dim] == len(rows):
+            return overlay
+        raise LayerscopeError(
+            f"an overlay of {key!r} has {overlay.sizes[dim]} rows, the data {len(rows)}.",
+            f"Give it the coordinate {dim!r}, so that rows can be found by name.",
+        )
+    extra = [row for row in overlay[dim].values.tolist() if row not in rows]
+    if extra:
+        raise LayerscopeError(
+            f"an overlay of {key!r} has a row for {dim} {extra[0]!r}, the data has not.",
+            f"Select rows of the data; it has {', '.join(map(str, rows))}.",
+        )
+    return overlay.reindex({dim: rows})
+
+
+def cell_edges(values: np.ndarray) -> np.ndarray:
+    """Borders of the cells around these coordinates, one more; names stand at 0, 1, 2, ..."""
+    at = np.arange(len(values), dtype=float) if values.dtype == object else values
+    if len(at) == 1:
+        return at[0] + np.array([-0.5, 0.5])
+    middle = (at[1:] + at[:-1]) / 2
+    return np.concatenate([[2 * at[0] - middle[0]], middle, [2 * at[-1] - middle[-1]]])
+
+
 def arranged(data: xr.DataArray, dims: Sequence[str | None]) -> np.ndarray:
     """The values as floats with these axes in this order; ``None`` or absent gives length 1.
 

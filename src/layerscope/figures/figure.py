@@ -11,12 +11,13 @@ is no interval. Values that are not finite are left out, and are gaps where noth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
 
+from layerscope.errors import LayerscopeError
 from layerscope.figures import axes, palette
 from layerscope.figures.table import Cell, Column, Table
 from layerscope.functional.estimates import mean_interval
@@ -27,6 +28,7 @@ __all__ = [
     "Cell",
     "Column",
     "Figure",
+    "Front",
     "Grid",
     "Heatmap",
     "Lines",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 LAYER = "layer"
+BEYOND = "not within the run"
+"""What a legend says of rows that a front does not reach."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,39 @@ class Series:
 
 
 @dataclass(frozen=True, eq=False)
+class Front:
+    """What passes through the rows of a heatmap; ``at`` is its x position in each of them.
+
+    NaN where that is not known, infinite where it does not come before the last column ends.
+    """
+
+    name: str
+    at: np.ndarray
+
+    def reached(self) -> np.ndarray:
+        """Indices of the rows with a position."""
+        return np.flatnonzero(np.isfinite(self.at))
+
+    def never(self) -> np.ndarray:
+        """Indices of the rows that the front does not reach."""
+        return np.flatnonzero(np.isposinf(self.at))
+
+    def line(self, end: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and rows of the line through what is reached, as far as ``end``.
+
+        Rows come in their order and those without a position are passed over. From the later one
+        of both ends the line goes on level, since the front stays there until the last column ends.
+        """
+        rows = self.reached()
+        across = self.at[rows]
+        if not rows.size:
+            return across, rows
+        if across[0] >= across[-1]:
+            return np.append(end, across), np.append(rows[0], rows)
+        return np.append(across, end), np.append(rows, rows[-1])
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
     """One matrix ``z`` (len(y), len(x)) of a heatmap or surface; ``marks`` are the overlays.
 
@@ -81,6 +118,7 @@ class Grid:
     y: np.ndarray
     z: np.ndarray
     marks: tuple[tuple[str, np.ndarray], ...] = ()
+    front: Front | None = None
 
 
 @dataclass(frozen=True)
@@ -189,8 +227,13 @@ class Heatmap:
         annotate: Write each value in its cell.
         centre: Value at the middle of a diverging colour scale; sequential where ``None``.
         overlays: Arrays over ``y`` (optionally ``panel``, ``spread``), each giving one ``x``
-            position for every row, such as the step at which the layer converged; ``long_name``
-            names it.
+            position for rows found by their names, such as the step at which the layer converged;
+            ``long_name`` names it.
+        front: An array like an overlay, of something that passes through the rows one after the
+            other: squares, joined by a line through the rows that have a value. NaN is a row of
+            which nothing is known, as is one that is left out; infinity one that is not reached
+            before the columns end, with an open square there. The mean over ``spread`` is infinite
+            if one of the values is.
     """
 
     data: xr.DataArray
@@ -204,25 +247,46 @@ class Heatmap:
     annotate: bool = False
     centre: float | None = None
     overlays: tuple[xr.DataArray, ...] = ()
+    front: xr.DataArray | None = None
 
     def __post_init__(self) -> None:
         axes.check("Heatmap", self.key, self.data, (self.x, self.y, self.panel), self.spread)
+        if self.front is not None and axes.coordinate(self.data, self.x).dtype == object:
+            raise LayerscopeError(
+                f"Heatmap {self.key!r} has names along {self.x!r}, on which a front has no place.",
+                f"Give the data numbers as coordinate {self.x!r}, or leave out front=.",
+            )
 
     def matrix(self) -> tuple[Grid, ...]:
         """One matrix for each panel (one in all without panels), with its overlays."""
         grids = _grids(self.data, self.x, self.y, self.spread, self.panel)
         marks = [
-            (axes.title(overlay, "overlay"), self._positions(overlay)) for overlay in self.overlays
+            (axes.title(overlay, "overlay"), self._means(overlay)) for overlay in self.overlays
         ]
+        fronts = self._fronts()
         return tuple(
-            Grid(g.panel, g.x, g.y, g.z, tuple((name, at[p % len(at)]) for name, at in marks))
-            for p, g in enumerate(grids)
+            replace(
+                grid,
+                marks=tuple((name, at[p % len(at)]) for name, at in marks),
+                front=fronts[p % len(fronts)],
+            )
+            for p, grid in enumerate(grids)
         )
 
-    def _positions(self, overlay: xr.DataArray) -> np.ndarray:
+    def _fronts(self) -> list[Front | None]:
+        """One for each panel, or one for all."""
+        if self.front is None:
+            return [None]
+        never = self._means(self.front == np.inf) > 0
+        at = np.where(never, np.inf, self._means(self.front))
+        return [Front(axes.title(self.front, "front"), rows) for rows in at]
+
+    def _means(self, overlay: xr.DataArray) -> np.ndarray:
+        """Mean over the spread (panels or 1, rows)."""
         panel = self.panel if self.panel in overlay.dims else None
         axes.check("Heatmap overlay of", self.key, overlay, (self.y, panel), self.spread)
-        return mean_interval(axes.arranged(overlay, (panel, self.y, self.spread)), axis=2).mean
+        aligned = axes.like(self.key, self.data, self.y, overlay)
+        return mean_interval(axes.arranged(aligned, (panel, self.y, self.spread)), axis=2).mean
 
     def limits(self) -> tuple[float, float]:
         """Ends of the colour scale: the finite range, symmetric about ``centre`` if given."""

@@ -8,13 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.patheffects import withStroke
 
 from layerscope.figures import axes as naming
 from layerscope.figures import palette
-from layerscope.figures.figure import LAYER, Grid, Heatmap, Surface
+from layerscope.figures.figure import BEYOND, LAYER, Front, Grid, Heatmap, Surface
 from layerscope.figures.matplotlib_keys import legend_below, name_ticks, wrapped
 
 ISOLINES = 14
+DARK = "#16181c"
 
 
 def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
@@ -23,10 +25,13 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
     norm = Normalize(low, high)
     colours = _scale(figure.centre is not None)
     grids = figure.matrix()
+    fronts = [grid.front for grid in grids if grid.front is not None]
+    censored = any(front.never().size for front in fronts)
     for ax, grid in zip(panels, grids, strict=True):
         across = _positions(grid.x)
+        edges = naming.cell_edges(grid.x)
         mesh = ax.pcolormesh(
-            _edges(across), np.arange(len(grid.y) + 1) - 0.5, grid.z, norm=norm, cmap=colours
+            edges, np.arange(len(grid.y) + 1) - 0.5, grid.z, norm=norm, cmap=colours
         )
         mesh.set_rasterized(grid.z.size > 10_000)
         ax.set_facecolor("#e9ebee")
@@ -34,8 +39,10 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
         _name(ax, grid)
         if figure.annotate:
             _annotate(ax, grid, across, norm, colours)
+        if grid.front is not None:
+            _draw_front(ax, grid.front, edges[-1], censored)
         for name, at in grid.marks:
-            ax.plot(at, np.arange(len(at)), "D", mfc="w", mec="#16181c", mew=0.6, ms=3, label=name)
+            ax.plot(at, np.arange(len(at)), "D", mfc="w", mec=DARK, mew=0.6, ms=3, label=name)
         ax.set_title(grid.panel if figure.panel else wrapped(figure.title))
         ax.set_xlabel("" if figure.x == LAYER else naming.title(figure.data[figure.x]))
         if figure.y != LAYER and ax is panels[0]:
@@ -43,8 +50,42 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     _colour_bar(panels, ScalarMappable(norm, colours), naming.title(figure.data))
-    if figure.overlays:
-        legend_below(panels[0], len(figure.overlays))
+    if figure.overlays or fronts:
+        legend_below(panels[0], len(figure.overlays) + bool(fronts) + censored)
+
+
+def _draw_front(ax: Axes, front: Front, end: float, censored: bool) -> None:
+    """A white line with squares on it; both have a dark rim, to be seen on any colour."""
+    across, rows = front.line(end)
+    rim = [withStroke(linewidth=2.5, foreground=DARK)]
+    square = {"marker": "s", "ms": 4, "path_effects": rim}
+    ax.plot(
+        across,
+        rows,
+        color="w",
+        lw=1.5,
+        mfc=palette.FRONT,
+        mec=palette.FRONT,
+        mew=0.6,
+        markevery=np.flatnonzero(across < end).tolist(),
+        label=front.name,
+        **square,
+    )
+    if not censored:
+        return
+    never = front.never()
+    ax.plot(
+        np.full(len(never), end),
+        never,
+        ls="none",
+        mfc="w",
+        mec=palette.FRONT,
+        mew=1.0,
+        clip_on=False,
+        in_layout=False,
+        label=BEYOND,
+        **square,
+    )
 
 
 def draw_surface(figure: Surface, panels: Sequence[Axes]) -> None:
@@ -63,7 +104,8 @@ def draw_surface(figure: Surface, panels: Sequence[Axes]) -> None:
             ax.contourf(x, y, z, levels=levels, norm=norm, cmap=colours, extend="neither")
             ax.contour(x, y, z, levels=levels, colors="w", linewidths=0.35, alpha=0.7)
         else:
-            ax.pcolormesh(_edges(x), _edges(y), z, norm=norm, cmap=colours)
+            sides = naming.cell_edges(x), naming.cell_edges(y)
+            ax.pcolormesh(*sides, z, norm=norm, cmap=colours)
         ax.set_title(grid.panel if figure.panel else wrapped(figure.title))
         ax.set_xlabel(naming.title(figure.data[figure.x]))
     panels[0].set_ylabel(naming.title(figure.data[figure.y]))
@@ -77,13 +119,6 @@ def _scale(diverging: bool) -> LinearSegmentedColormap:
 
 def _positions(values: np.ndarray) -> np.ndarray:
     return np.arange(len(values), dtype=float) if values.dtype == object else values
-
-
-def _edges(centres: np.ndarray) -> np.ndarray:
-    if len(centres) == 1:
-        return centres[0] + np.array([-0.5, 0.5])
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
 def _name(ax: Axes, grid: Grid) -> None:
@@ -106,7 +141,7 @@ def _annotate(
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="w" if dark else "#16181c",
+                color="w" if dark else DARK,
             )
 
 

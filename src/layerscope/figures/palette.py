@@ -39,6 +39,9 @@ _LMS_TO_RGB = np.array(
 
 CATEGORIES = ("#2f74c0", "#c8540c", "#12896a", "#9b5fc0", "#a8780a", "#c2477f")
 
+FRONT = "#ff8fc7"
+"""On neither scale; it or a dark rim around it has a contrast of 3:1 with every stop of both."""
+
 SEQUENTIAL = (
     "#440154",
     "#482475",

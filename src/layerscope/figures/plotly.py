@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from layerscope.figures import axes, palette
+from layerscope.figures import plotly_marks as marks
 from layerscope.figures import plotly_parts as parts
-from layerscope.figures.figure import LAYER, Bars, Grid, Heatmap, Lines, Series, Surface
+from layerscope.figures.figure import LAYER, Bars, Heatmap, Lines, Series, Surface
 from layerscope.figures.reduce import POINTS, apart, extremes, runs, significant
 
 Drawable = Lines | Heatmap | Bars | Surface
@@ -172,6 +173,8 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
     parts.label_axes(layout, len(grids), _x_title(figure), up)
     layout["coloraxis"] = parts.colour_axis(low, high, figure.centre, axes.title(figure.data))
     traces: list[dict[str, Any]] = []
+    fronts: list[dict[str, Any]] = []
+    over: list[dict[str, Any]] = []
     for i, grid in enumerate(grids):
         rows = [escape(axes.short(v)) for v in grid.y]
         layers = rows if figure.y == LAYER else None
@@ -198,32 +201,14 @@ def _heatmap(figure: Heatmap) -> dict[str, Any]:
                 **parts.on_panel(i),
             }
         )
-        traces += [_mark(name, at, grid, i, bool(layers)) for name, at in grid.marks]
+        over += marks.overlays(grid, i, bool(layers))
+        if grid.front is not None:
+            fronts += marks.through(grid, grid.front, i, bool(layers))
+            layout[parts.axis("xaxis", i)] |= marks.within_cells(grid)
+    marks.name_once(fronts)
     layout["meta"]["rows"] = len(grids[0].y)
-    layout["showlegend"] = any(grid.marks for grid in grids)
-    return {"data": traces, "layout": layout}
-
-
-def _mark(name: str, at: np.ndarray, grid: Grid, panel: int, layers: bool) -> dict[str, Any]:
-    name = escape(name)
-    rows = [axes.short(v) for v in grid.y]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": significant(at, 6),
-        "y": [escape(row) for row in rows],
-        "marker": {
-            "symbol": "diamond",
-            "size": 8,
-            "color": "#ffffff",
-            "line": {"color": "#16181c", "width": 1.2},
-        },
-        "showlegend": panel == 0,
-        "hovertemplate": f"<b>%{{y}}</b><br>{name} %{{x:.4g}}<extra></extra>",
-        "meta": parts.meta("points", panel, None, "") | {"points": rows if layers else None},
-        **parts.on_panel(panel),
-    }
+    layout["showlegend"] = any(grid.marks or grid.front for grid in grids)
+    return {"data": traces + fronts + over, "layout": layout}
 
 
 def _bars(figure: Bars, colours: Mapping[str, str] | None) -> dict[str, Any]:

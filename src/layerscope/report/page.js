@@ -110,7 +110,7 @@
     if (points) {
       made.x = take(trace.x, down);
       made.y = take(trace.y, down);
-      made.marker = { ...trace.marker, color: take(trace.marker.color, down) };
+      if (trace.marker) made.marker = { ...trace.marker, color: take(trace.marker.color, down) };
       if (trace.error_x) made.error_x = { ...trace.error_x, array: take(trace.error_x.array, down) };
     } else {
       const across = columns ? keep(columns) : null;
@@ -121,7 +121,8 @@
     return made;
   }
 
-  const lines = (data) => Math.max(1, ...data.map((trace) => trace.y.length));
+  const lines = (data) =>
+    Math.max(1, ...data.filter((trace) => trace.meta.role !== "front").map((trace) => trace.y.length));
   const many = (data) => lines(data) > 24;
 
   // The height of one panel.
@@ -243,7 +244,7 @@
   function numbers(spec) {
     const text = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value ?? "");
     const panel = (trace) => spec.layout.meta.panels[trace.meta.panel] || "";
-    const lines = spec.data.filter((trace) => trace.x && !["band", "label"].includes(trace.meta.role)).flatMap((trace) =>
+    const lines = spec.data.filter((trace) => trace.x && !["band", "label", "front"].includes(trace.meta.role)).flatMap((trace) =>
       trace.z
         ? trace.z.flatMap((row, i) => row.map((z, j) => [panel(trace), trace.y[i], trace.x[j], z]))
         : trace.x.map((x, i) => [panel(trace), trace.name, x, trace.y[i]]));
