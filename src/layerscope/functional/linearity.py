@@ -27,7 +27,7 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 
-RIDGES = (0.0, *(10.0**k for k in range(-8, 4)))
+RIDGES = (0.0, *(10.0**k for k in range(-6, 4)))
 """Ridges that are tried, as shares of the mean variance of an input."""
 
 
@@ -47,11 +47,7 @@ class Preactivation(NamedTuple):
 
 
 class AffineMap(NamedTuple):
-    """The map ``x @ weight + intercept``, the ridge it was fitted with, and what it rests on.
-
-    ``ridge`` is a share of the mean variance of an input, ``rank`` the number of directions in
-    which the inputs vary.
-    """
+    """The map ``x @ weight + intercept``, fitted with a ridge to inputs of some rank."""
 
     weight: Float64[Tensor, "inputs outputs"]
     intercept: Float64[Tensor, " outputs"]
@@ -60,10 +56,7 @@ class AffineMap(NamedTuple):
 
 
 class HeldOutFit(NamedTuple):
-    """How well an affine map predicts examples it was not fitted to, and what it was fitted to.
-
-    ``n`` examples with ``inputs`` features that vary in ``rank`` directions, with this ``ridge``.
-    """
+    """How well an affine map predicts, fitted to n examples of inputs that have some rank."""
 
     r2: float
     ridge: float
@@ -75,8 +68,8 @@ class HeldOutFit(NamedTuple):
     def enough(self) -> bool:
         """Whether there were two examples or more for every coefficient of an output.
 
-        With fewer, a low `r2` says as much about the number of examples as about the layer: at two
-        per coefficient plain least squares already doubles what an affine map leaves unexplained.
+        With fewer, a low `r2` may come from too few examples: at two, plain least squares already
+        leaves twice as much unexplained as the best affine map.
         """
         return self.n >= 2 * (self.rank + 1)
 
@@ -149,7 +142,7 @@ def affine_share(
     always off count as linear (`node_shares` tells them apart). An output that varies while the
     input does not has 0.
 
-    A mean over nodes gives each of them the same weight, whatever its variance.
+    A mean over nodes gives all of them the same weight, whatever their variance.
 
     Args:
         before: What enters the activation.
@@ -181,10 +174,9 @@ def least_squares_map(
               \mathrm{tr} \, \mathrm{Cov} \, x / d},
 
     all from one eigendecomposition of the smaller Gram matrix (:math:`\sigma_k` singular values of
-    the centred inputs). Where a ridge leaves no degree of freedom, as 0 does with :math:`n \le d +
-    1`, its score is infinite. Directions with :math:`\sigma_k^2` below
-    :math:`\max(n, d) \epsilon \sigma_1^2` do not count; without a ridge the map is then the one of
-    least norm.
+    the centred inputs). A ridge that leaves no degree of freedom, as 0 does with :math:`n \le d +
+    1`, is taken only where no other is given. Directions with :math:`\sigma_k^2` below :math:`10
+    \max(n, d) \epsilon \sigma_1^2` do not count: without a ridge the map is the one of least norm.
 
     The score takes rows for independent; those that are places of one image are less than that.
     With one output and few more rows than inputs it sometimes takes too small a ridge.
@@ -291,9 +283,9 @@ def affinity_score(
 
     As in the authors' code (github.com/qbouniot/AffScoreDeep), values are averaged over places
     first; hand in (samples, nodes * places) to keep them apart. Unlike there, covariances have the
-    denominator n, which the bound needs, and nothing is added to them: inverse roots leave out
-    eigenvalues below :math:`d \epsilon` times the largest. The assignment runs on the processor
-    and takes time of order :math:`n^3`.
+    denominator n, which the bound needs, and nothing is added to them: the inverse root leaves out
+    eigenvalues below :math:`10 d \epsilon` times the product of the largest variances of x and y.
+    The assignment runs on the processor and takes time of order :math:`n^3`.
 
     Args:
         x: Inputs, at least 2 samples.
@@ -364,7 +356,7 @@ def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
     n, d = centred.shape
     gram = centred @ centred.T if n < d else centred.T @ centred
     squares, vectors = torch.linalg.eigh(gram)
-    kept = squares > max(n, d) * torch.finfo(squares.dtype).eps * squares[-1]
+    kept = squares > 10 * max(n, d) * torch.finfo(squares.dtype).eps * squares[-1]
     squares, vectors = squares[kept], vectors[:, kept]
     return squares, centred.T @ vectors / squares.sqrt() if n < d else vectors
 
@@ -372,8 +364,7 @@ def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
 def _pooled(name: str, tensor: Tensor) -> Tensor:
     """(samples, nodes): deviations from the mean of means over places."""
     values = _finite(name, tensor, 2)
-    values = values.reshape(*values.shape[:2], -1)
-    return _centred((values - values[:1, :, :1]).mean(2))[1]
+    return _centred(values.reshape(*values.shape[:2], -1).mean(2))[1]
 
 
 def _covariance(centred: Tensor, nodes: int, shrink: bool) -> Tensor:
@@ -400,18 +391,19 @@ def _covariance(centred: Tensor, nodes: int, shrink: bool) -> Tensor:
     return (1 - share) * covariance + share * level * identity
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Power of a symmetric positive semi-definite matrix on its range, up to the tolerance."""
+def _power(matrix: Tensor, exponent: float, largest: Tensor) -> Tensor:
+    """Power of a positive semi-definite matrix on eigenvalues above 10 d epsilon ``largest``."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    kept = values > 10 * len(values) * torch.finfo(values.dtype).eps * largest
     values, vectors = values[kept], vectors[:, kept]
     return vectors * values**exponent @ vectors.T
 
 
 def _transport(source: Tensor, target: Tensor) -> Tensor:
     """Matrix of the optimal transport between centred Gaussians of these covariances."""
-    root = _power(target, 0.5)
-    return root @ _power(root @ source @ root, -0.5) @ root
+    widths = [torch.linalg.eigvalsh(covariance)[-1] for covariance in (source, target)]
+    root = _power(target, 0.5, widths[1])
+    return root @ _power(root @ source @ root, -0.5, widths[0] * widths[1]) @ root
 
 
 def _squared_wasserstein(x: Tensor, y: Tensor) -> float:
