@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from layerscope.figures.figure import Bars, Figure, Lines, Surface, Table
+from layerscope.figures.figure import Bars, Figure, Heatmap, Lines, Surface, Table
 from layerscope.probes import Performance, Probe
 from layerscope.studies.guards import guessing, scored
 from layerscope.studies.plan import Runs, Variant
@@ -42,13 +42,18 @@ def bars(values: Quantity, key: str, title: str, caption: str, **settings: Any) 
     return _plot(Bars, values, key, title, caption, **settings)
 
 
+def heatmap(values: Quantity, key: str, title: str, caption: str, **settings: Any) -> Plot:
+    """A heatmap of a quantity; see `_plot`."""
+    return _plot(Heatmap, values, key, title, caption, **settings)
+
+
 def surface(values: Quantity, key: str, title: str, caption: str, **settings: Any) -> Plot:
     """Surfaces of a quantity; see `_plot`."""
     return _plot(Surface, values, key, title, caption, **settings)
 
 
 def _plot(
-    kind: type[Lines | Bars | Surface],
+    kind: type[Lines | Bars | Heatmap | Surface],
     values: Quantity,
     key: str,
     title: str,
