@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tests.cases import CLASSIFY
+from tests.cases import CLASSIFY, classes
 from tests.zoo.inventory import changes, inventory
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +22,9 @@ from transformers import (
 from layerscope.errors import LayerscopeError
 from layerscope.models.resnet import resnet
 from layerscope.networks.isolation import isolated
+from layerscope.networks.sharing import base_weights
 from layerscope.networks.sites import chosen_sites, find_sites, visiting
+from layerscope.networks.tracing import traced
 from layerscope.surgery import linearise, linearised
 
 
@@ -326,6 +328,22 @@ def test_a_model_of_linear_sites_is_one_affine_map(everything, x):
     zero = made(torch.zeros(1, 4, dtype=torch.float64))
     matrix = made(torch.eye(4, dtype=torch.float64)) - zero
     torch.testing.assert_close(made(x.double()), x.double() @ matrix + zero)
+
+
+def test_a_linearised_model_is_traced_as_what_it_computes():
+    torch.manual_seed(0)
+    model = resnet((3, 8, 8), 4, 18, version=1, width=1 / 16, residual=False)
+    made = linearise(model, "first:9", torch.randn(2, 3, 8, 8)).eval()
+    batch = classes(3, 8, 8, n_classes=4)(0)
+    base = base_weights(made, None)
+    with isolated(made, weights=base), torch.no_grad():
+        graph = traced(made, CLASSIFY, base, batch)
+        assert graph is not None
+        torch.testing.assert_close(graph.base_outputs(base, batch), made(batch[0]))
+        with visiting(made, lambda call: call.run(call.input)):
+            again = traced(made, CLASSIFY, base, batch)
+            assert again is not None
+            torch.testing.assert_close(again.base_outputs(base, batch), made(batch[0]))
 
 
 def test_task_forward_finds_the_sites_of_a_batch(everything, x):

@@ -159,9 +159,8 @@ class _Search:
         self._left: dict[int, tuple[str, Tensor]] = {}
 
     def __call__(self, call: Called) -> Tensor:
-        version = call.input._version
         output = call.run(call.input)
-        linear = output is call.input and output._version == version
+        linear = output is call.input
         behind, axis = self._behind
         if call.name not in self.found:
             self.found[call.name] = Site(
@@ -407,9 +406,18 @@ class Calls:
                 self.looking = False
 
     def site(
-        self, name: str, kind: str, input: Tensor, run: Callable[[Tensor], Tensor], in_place: bool
+        self,
+        name: str,
+        kind: str,
+        input: Tensor,
+        run: Callable[[Tensor], Tensor],
+        in_place: bool,
+        untouched: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, bool]:
-        """The output at a site, and whether it is what entered, unchanged."""
+        """The output at a site, and whether it is what entered, unchanged.
+
+        ``untouched`` says of an activation in place whether the last run of it changed nothing.
+        """
         self.counts[name] += 1
         number = self.counts[name]
         full = name if number == 1 else f"{name}#{number}"
@@ -418,9 +426,8 @@ class Calls:
         def apart(x: Tensor) -> Tensor:
             if not in_place:
                 return run(x)
-            copy = x.clone()
-            before, made = copy._version, run(copy)
-            return x if made is copy and copy._version == before else made
+            made = run(x.clone())
+            return x if untouched() else made
 
         try:
             output = self.visit(Called(full, kind, self.stack[-1], input, apart))
@@ -442,6 +449,7 @@ class _Frame:
         self.calls = calls
         self.root = root
         self.kind = type(module).__name__ if is_activation(module) else ""
+        self.same = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         calls = self.calls
@@ -451,8 +459,13 @@ class _Frame:
             if self.kind and args and isinstance(args[0], Tensor):
                 input, *rest = args
                 in_place = bool(getattr(self.module, "inplace", False))
-                output, _ = calls.site(
-                    self.name, self.kind, input, lambda x: self._run(x, *rest, **kwargs), in_place
+                output, self.same = calls.site(
+                    self.name,
+                    self.kind,
+                    input,
+                    lambda x: self._run(x, *rest, **kwargs),
+                    in_place,
+                    lambda: isinstance(self.own, _Frame) and self.own.same,
                 )
             else:
                 output = self._run(*args, **kwargs)

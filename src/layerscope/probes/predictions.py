@@ -131,8 +131,8 @@ def predicted_classes(
     with isolated(model, weights=weights), torch.no_grad():
         for batch in data:
             outputs = task.forward(model, batch)
-            pair = isinstance(batch, tuple | list) and len(batch) > 1
-            labels = batch[1] if pair else None
+            entries = list(batch) if isinstance(batch, tuple | list) else []
+            labels = entries[1] if len(entries) > 1 else None
             if (
                 not isinstance(labels, Tensor)
                 or not isinstance(outputs, Tensor)

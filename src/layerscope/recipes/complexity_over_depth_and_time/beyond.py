@@ -215,7 +215,7 @@ RATES = {"a third of": 1 / 3, "3 times": 3.0}
 
 
 def baselines(scale: Scale) -> Plan:
-    """Nonlinear, partly and fully linear networks; the linear ones longer and at other rates, too."""
+    """The networks as in the other figures; the linear ones also longer and at other rates."""
     variants: dict[str, tuple[str, RunConfig]] = {}
     for k in (0, LINEAR, SITES):
         how = (f"first:{k}",) if 0 < k < SITES else ("all",) * (k > 0)
