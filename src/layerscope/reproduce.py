@@ -68,10 +68,12 @@ def reproduce(
     folder = out / study.folder
     check_writable(folder)
     planned = study.runs()
-    jobs = {
-        config.hash: Job(config, out / "runs" / config.hash, study.probes, data_root, accelerator)
-        for _, _, config in planned
-    }
+    jobs: dict[str, Job] = {}
+    for variant, _, config in planned:
+        known = jobs[config.hash].probes if config.hash in jobs else ()
+        probes = tuple(dict.fromkeys((*known, *study.probes_on(variant))))
+        path = out / "runs" / config.hash
+        jobs[config.hash] = Job(config, path, probes, data_root, accelerator)
     executor = LocalExecutor(processes, threads)
     done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
     outcome_of = dict(zip(jobs, done, strict=True))
@@ -82,7 +84,7 @@ def reproduce(
         if outcome.error:
             continue
         try:
-            measured[variant, seed] = studies.gathered(study, Run.open(outcome.path))
+            measured[variant, seed] = studies.gathered(study, variant, Run.open(outcome.path))
         except LayerscopeError as error:
             failed[outcome.path] = str(error)
     outcomes = [replace(o, error=o.error or failed.get(o.path, "")) for o in outcomes]

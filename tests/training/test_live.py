@@ -77,7 +77,7 @@ def test_an_interrupted_run_measures_every_step_once(tmp_path):
 def test_a_study_has_means_over_the_steps_of_every_epoch(tmp_path):
     run = train(LIVE, tmp_path / "run", accelerator="cpu")
 
-    found = gathered(STUDY, run)
+    found = gathered(STUDY, next(iter(STUDY.variants)), run)
     assert set(found) == {f"{probe.key}@steps" for probe in PROBES}
     for probe in PROBES:
         means = found[PerStep(probe).key]["change"]
@@ -102,13 +102,15 @@ def test_a_probe_that_failed_on_the_way_is_an_error_of_its_run(tmp_path):
     key = PROBES[0].key
     run.replace_results(key, run.results(key).isel(step=slice(7)))
     with pytest.raises(LayerscopeError, match="has weight_change of 7 of 15 steps"):
-        gathered(STUDY, run)
+        gathered(STUDY, next(iter(STUDY.variants)), run)
 
 
 def test_probes_that_also_look_at_the_start_are_averaged_over_steps_alone(tmp_path):
     probe = DistanceFromInitialisation()
     run = train(replace(LIVE, live=(probe.expression,)), tmp_path / "run", accelerator="cpu")
-    found = gathered(replace(STUDY, per_step=(PerStep(probe),)), run)[PerStep(probe).key]
+    found = gathered(replace(STUDY, per_step=(PerStep(probe),)), next(iter(STUDY.variants)), run)[
+        PerStep(probe).key
+    ]
     steps = run.results(probe.key)["rms_distance"].values
     assert len(steps) == 16
     np.testing.assert_allclose(found["rms_distance"], steps[1:].reshape(3, 5, -1).mean(1))

@@ -30,7 +30,7 @@ from layerscope.probes import Performance, Probe
 from layerscope.studies import guards
 from layerscope.studies.claims import Claim
 from layerscope.studies.comparisons import Comparison, exceeds
-from layerscope.studies.plan import Plan, Runs, Scale
+from layerscope.studies.plan import Plan, Runs, Scale, Variant
 from layerscope.studies.plots import Plot, test_errors
 from layerscope.studies.quantity import PerStep, Quantity, probes_of
 from layerscope.studies.study import Study
@@ -74,8 +74,25 @@ def claim(
     return Statement(id, said[1], said[2], effect)
 
 
-Items = Iterator[Statement | Plot | Probe]
-"""What a recipe yields, in order: claims, plots, and probes to measure beside those of both."""
+@dataclass(frozen=True)
+class Only:
+    """A probe that is measured on some variants only, see `only`."""
+
+    probe: Probe
+    variants: tuple[str, ...]
+
+
+def only(probe: Probe, *runs: Variant) -> Only:
+    """Say that a probe is measured on these variants and no others, where it costs much.
+
+    What claims and plots use of it has to be of these.
+    """
+    return Only(probe, tuple(run.name for run in runs))
+
+
+Items = Iterator[Statement | Plot | Probe | Only]
+"""What a recipe yields, in order: claims, plots, probes to measure beside those of both, and where
+some are measured."""
 Build = Callable[[Runs], Items]
 Words = str | Callable[[Runs], str]
 
@@ -155,6 +172,7 @@ class Recipe:
             figures=figures,
             changes=tuple(f"{path}={value}" for path, value in runs.changes.items()),
             may_diverge=frozenset(runs) if plan.may_diverge else frozenset(),
+            where={i.probe.key: frozenset(i.variants) for i in items if isinstance(i, Only)},
         )
 
 

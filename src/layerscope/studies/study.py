@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xarray as xr
@@ -47,6 +47,7 @@ class Study:
         changes: Settings of the runs that were replaced, e.g. ``"model.width=64"``.
         may_diverge: Variants without which the study still says something; one that has no run to
             measure is left out of the data.
+        where: The variants on which a probe is measured, by its key; all where it is not named.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Study:
     changes: tuple[str, ...] = ()
     may_diverge: frozenset[str] = frozenset()
     per_step: tuple[PerStep, ...] = ()
+    where: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -83,6 +85,11 @@ class Study:
     def _conditions(self) -> str:
         changed = f" Changed here: {', '.join(self.changes)}." if self.changes else ""
         return self.reduction + changed
+
+    def probes_on(self, variant: str) -> tuple[Probe, ...]:
+        """The probes that are measured on a variant."""
+        everywhere = frozenset(self.variants)
+        return tuple(p for p in self.probes if variant in self.where.get(p.key, everywhere))
 
     def draw(self, data: xr.DataTree) -> list[Figure]:
         """The figures; below the paper's scale titles and captions say so, and what was changed.
@@ -130,14 +137,14 @@ class Outcome:
     fidelity: str = ""
 
 
-def gathered(study: Study, run: Run) -> dict[str, xr.Dataset]:
-    """What a study needs of one measured run, by key.
+def gathered(study: Study, variant: str, run: Run) -> dict[str, xr.Dataset]:
+    """What a study needs of one measured run of a variant, by key.
 
     Raises:
         LayerscopeError: The run was not measured, a probe failed while it trained, or a file is
             damaged.
     """
-    found = {probe.key: stored(probe, run) for probe in study.probes}
+    found = {probe.key: stored(probe, run) for probe in study.probes_on(variant)}
     live = [parse(text) for text in run.config.live] if run.config else []
     for one in study.per_step:
         if one.probe in live:

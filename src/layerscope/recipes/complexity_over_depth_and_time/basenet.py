@@ -37,7 +37,7 @@ from layerscope.recipes.complexity_over_depth_and_time.settings import (
     partly,
 )
 from layerscope.studies.comparisons import alike, exceeds, in_each
-from layerscope.studies.paper import Items, claim
+from layerscope.studies.paper import Items, claim, only
 from layerscope.studies.plan import Runs, Variant
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines
 from layerscope.studies.quantity import Quantity, combined, dataset_of, stacked
@@ -207,7 +207,9 @@ def fig2(runs: Runs) -> Items:
         _distance(full) - _distance(partly(runs)[SITES]),
         "mean distance of the mean preactivation from 0, nonlinear less linear",
     )
-    yield from wavefronts(runs, [basenet_name(0), basenet_name(9), basenet_name(SITES)])
+    shown = [name for k in (0, 9, SITES) if (name := basenet_name(k)) in runs]
+    yield only(MEANS, *(runs[name] for name in shown))
+    yield from wavefronts(runs, shown)
 
 
 def _distance(run: Variant) -> Quantity:
@@ -217,8 +219,7 @@ def _distance(run: Variant) -> Quantity:
 def wavefronts(runs: Runs, names: Sequence[str]) -> Items:
     """Heatmaps of mean preactivations, depth against time, with the wavefront over each."""
     for name in names:
-        if name in runs:
-            yield _wavefront(runs, runs[name])
+        yield _wavefront(runs, runs[name])
 
 
 def _wavefront(runs: Runs, run: Variant) -> Plot:

@@ -34,7 +34,7 @@ from layerscope.recipes.complexity_over_depth_and_time.settings import (
     plan,
     timed,
 )
-from layerscope.studies.paper import Items, claim
+from layerscope.studies.paper import Items, claim, only
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
 from layerscope.studies.plots import OVER_SEEDS, bars, heatmap, lines
 from layerscope.studies.quantity import Quantity, combined, stacked
@@ -65,6 +65,8 @@ def better_metric(runs: Runs) -> Items:
     linearising is that of all activations up to this one at once, without training again.
     """
     full = runs.first
+    for probe in (MEANS, SHARES, COSTS):
+        yield only(probe, full)
     found = {name: tells(runs, values(full), sign) for name, (values, sign) in MEASURES.items()}
     for name, effect in found.items():
         yield claim(
