@@ -60,7 +60,7 @@ def _plot(
     caption: str,
     **settings: Any,
 ) -> Plot:
-    """One figure of a quantity.
+    """One figure of a quantity; none of a single variant that has no run to measure.
 
     Args:
         kind: The kind of figure.
@@ -74,6 +74,8 @@ def _plot(
         values = values.over_epochs()
 
     def draw(data: xr.DataTree) -> list[Figure]:
+        if len(values.variants) == 1 and values.variants[0] not in data.children:
+            return []
         return [kind(values.values(data), key=key, title=title, caption=caption, **settings)]
 
     return Plot(draw, values.probes)

@@ -226,6 +226,8 @@ def _wavefront(runs: Runs, run: Variant) -> Plot:
     values = even(runs, means(run))
 
     def draw(data: xr.DataTree) -> list[Figure]:
+        if run.name not in data.children:
+            return []
         found = values.values(data)
         return [
             Heatmap(

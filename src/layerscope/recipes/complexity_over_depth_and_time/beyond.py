@@ -148,7 +148,11 @@ def other_networks(scale: Scale) -> Plan:
         "fcn": ("FCN", replace(base, model=FCN(7, width))),
         "residual": (
             "residual FCN",
-            replace(base, model=ResidualFCN(6, width, branch_scale=0.25)),
+            replace(
+                base,
+                model=ResidualFCN(6, width, branch_scale=0.25),
+                optimizer=SGD(0.01, momentum=0.9),
+            ),
         ),
         "vit": (
             "vision transformer",
