@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,14 @@ def test_costs_of_sites_equal_the_plain_loop(model, cumulative):
     np.testing.assert_allclose(found.losses.mean(1), [loss for loss, _ in expected], rtol=1e-4)
     np.testing.assert_allclose(found.errors, [error for _, error in expected], atol=1e-9)
     assert len({round(loss, 6) for loss, _ in expected}) > 3
+
+
+def test_activations_that_work_in_place_share_what_does_not_depend_on_them(model, caplog):
+    assert any(getattr(module, "inplace", False) for module in model.modules())
+    subject = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
+    with caplog.at_level(logging.WARNING, "layerscope"):
+        subject.evaluated(DATA, CLASSIFY, False)
+    assert caplog.messages == []  # plain calls would be announced
 
 
 def test_the_base_is_the_model_bit_for_bit(model):

@@ -420,7 +420,8 @@ class Calls:
                 return run(x)
             copy = x.clone()
             before, made = copy._version, run(copy)
-            return x if made is copy and copy._version == before else made
+            counts = not torch._is_functional_tensor(copy)  # while traced, versions stand still
+            return x if counts and made is copy and copy._version == before else made
 
         try:
             output = self.visit(Called(full, kind, self.stack[-1], input, apart))
