@@ -109,8 +109,11 @@ def test_a_run_is_measured_and_drawn(tmp_path, of):
     np.testing.assert_allclose(
         dataset["loss_increase"] + dataset["base_loss"], dataset["loss"], rtol=1e-6
     )
-    keys = [figure.key for figure in probe.figures(dataset)]
-    assert keys == [probe.slug, f"{probe.slug}-over-time"]
+    figures = probe.figures(dataset)
+    expected = ["", "-loss", "-over-time"]
+    assert [figure.key for figure in figures] == [f"{probe.slug}{end}" for end in expected]
+    assert f"({100 * error:.1f}% at the end)" in figures[0].caption
+    assert [bar.value for bar in figures[1].bars()] == last["loss_increase"].values.tolist()
     if of == "sites":
         expected = linearised_losses(twin, names_of(twin), FIT, DATA, CLASSIFY)
         np.testing.assert_allclose(last["loss"], [one[0] for one in expected[1:]], rtol=1e-4)
