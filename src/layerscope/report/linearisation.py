@@ -45,12 +45,12 @@ def costs(dataset: xr.Dataset) -> list[Finding]:
         _undecided(dataset, which(dataset, free & ~none & ~up & ~down), cost, name),
     ]
     evidence = (
-        "With the best straight line for every node in the place of one activation, and nothing "
-        f"trained again, less the network as it is. At most {margin:g} {_UNITS[name]} count as "
-        f"nothing. {cost.basis}"
+        f"Test {name.removesuffix('_increase')} with the best straight line for every node in the "
+        "place of one activation, nothing trained again, less that of the network as it is. At "
+        f"most {margin:g} {_UNITS[name]} count as nothing. {cost.basis}"
     )
     if cost.runs > 1:
-        evidence += " Each interval is for one activation; of many, one in 20 misses by chance."
+        evidence += " Of many such intervals about one in 20 misses by chance."
     texts = [text for text in found if text]
     return [Finding(text, evidence=evidence * (text is texts[0])) for text in texts]
 

@@ -211,8 +211,8 @@ def _mean(dataset: xr.Dataset, sites: Sites) -> Finding | None:
     return Finding(
         f"At {moment(dataset, -1)} the mean of what enters an activation is highest at {high}, and "
         f"lowest at {low}.",
-        evidence="Over samples and nodes. Well above 0 a rectifier passes on what enters, well "
-        "below 0 it passes nothing. Right behind a normalisation the mean is near that of its "
+        evidence="Mean over samples and nodes. Well above 0 a rectifier passes on what enters, "
+        "well below 0 it passes nothing. Right behind a normalisation the mean is near that of its "
         f"shift. {means.basis}",
         layer=name_of(dataset, order[-1]),
     )
