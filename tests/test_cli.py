@@ -162,6 +162,87 @@ def test_listing_names_everything(capsys):
         assert name in printed
 
 
+def rows(printed):
+    """The words of every row of a table of sites; what a row is behind may be several words."""
+    return [line.split() for line in printed.splitlines()[2:]]
+
+
+class Gated(torch.nn.Module):
+    """A product with a gate, and an activation before any parameter."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.value, self.gate = torch.nn.Linear(inputs, 3), torch.nn.Linear(inputs, 3)
+
+    def forward(self, x):
+        x = torch.tanh(x.flatten(1))
+        return self.value(x) * torch.sigmoid(self.gate(x))
+
+
+def gated(inputs=64):
+    """Factory for the tests below."""
+    return Gated(inputs)
+
+
+SITES = {
+    "default": ([], [["0", "activation1", "ReLU", "layer1", "no", "no"]]),
+    "linear": (
+        ["--model.depth", "2", "--linear", "last:1"],
+        [
+            ["0", "activation1", "ReLU", "layer1", "no", "no"],
+            ["1", "activation2", "ReLU", "layer2", "no", "yes"],
+        ],
+    ),
+    "own model": (
+        ["--model", f"{__name__}:gated"],
+        [
+            ["0", "tanh()", "Tanh", "the", "input", "no", "no"],
+            ["1", "sigmoid()", "Sigmoid", "gate", "yes", "no"],
+        ],
+    ),
+    "regression": (
+        ["--data", "sine", "--model.activation", "tanh"],
+        [["0", "activation1", "Tanh", "layer1", "no", "no"]],
+    ),
+    "none": (["--model.activation", "identity"], []),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), SITES.values(), ids=SITES)
+def test_sites_of_a_model_are_listed_in_order(words, expected, capsys):
+    depth = [] if {"--model", "--model.depth"} & set(words) else ["--model.depth", "1"]
+    assert main(["list", "sites", *words, *depth]) == 0
+    assert rows(capsys.readouterr().out) == expected
+
+
+def test_positions_in_the_list_of_sites_are_those_that_training_takes(capsys, tmp_path):
+    own = ["--model", "resnet", "--model.depth", "18", "--model.width", "0.0625"]
+    assert main(["list", *own, "--removed", "stage2.resblk2", "sites"]) == 0
+    (name,) = [row[1] for row in rows(capsys.readouterr().out) if row[0] == "5"]
+    assert main(["list", "sites", *own, "--removed", "stage2.resblk2", "--linear", "5"]) == 0
+    found = rows(capsys.readouterr().out)
+    assert [row[1] for row in found if row[-1] == "yes"] == [name]
+    assert not any("stage2.resblk2" in row[1] for row in found)
+
+
+def test_names_of_sites_are_not_cut_off_on_narrow_terminals(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", "sites", "--model", "resnet", "--model.depth", "18"]) == 0
+    assert len(rows(capsys.readouterr().out)) == 17
+
+
+def test_sites_on_an_image_set_are_listed_without_the_images(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["list", "sites", "--data-root", str(tmp_path), "--model.depth", "1", "--data"]
+    assert main([*words, "cifar10", "--data.image-size", "16"]) == 0
+    assert "fcn on inputs of 3 x 16 x 16: 1 site where" in capsys.readouterr().out
+    for data in (["nobody/birds"], ["mnist", "--data.image-size", "0"]):
+        assert main([*words, *data]) == 2
+    printed = capsys.readouterr().err
+    assert "nobody/birds is not on this machine" in printed
+    assert "image_size is 0" in printed
+
+
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
@@ -250,6 +331,14 @@ BAD = {
     "warm-up": (["train", "--warmup", "1000"], "warmup is 1000 steps, and the run has 120"),
     "factory": (["train", "--model", "nowhere:model"], "cannot import the model factory"),
     "live trajectory": (["train", "--probes", "convergence"], "needs the finished run"),
+    "model of sites": (["list", "sites", "--model", "fnc"], "Did you mean 'fcn'"),
+    "data of sites": (["list", "--data", "mnits", "sites"], "Did you mean 'mnist'"),
+    "no such site": (["list", "sites", "--linear", "first:9"], "'first:9' matches no activation"),
+    "sites on other inputs": (
+        ["list", "sites", "--model", f"{__name__}:gated", "--data", "cifar10"],
+        "zeros of (2, 3, 32, 32)",
+    ),
+    "factory of sites": (["list", "sites", "--model", "nowhere:model"], "cannot import"),
     "seed of a recipe": (
         ["run", "layer_convergence_bias.fig1a", "--scale", "smoke", "--seed", "3"],
         "Use --seeds",
@@ -318,9 +407,10 @@ def test_a_run_recorded_elsewhere_needs_its_model_for_gradients(capsys, tmp_path
     assert re.search(r"needs .*model", printed)
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported():
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "models"]], ids=" ".join)
+def test_help_and_lists_are_quick_because_nothing_heavy_is_imported(words):
     code = (
-        "import sys; from layerscope.cli import main; main(['--help']);"
+        f"import sys; from layerscope.cli import main; main({words});"
         "heavy = {'torch', 'xarray', 'scipy', 'matplotlib', 'plotly'} & set(sys.modules);"
         "sys.exit(repr(heavy) if heavy else 0)"
     )
@@ -328,10 +418,13 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "run", "measure", "quickstart", "report", "figure"])
+COMMANDS = ("train", "run", "measure", "quickstart", "report", "figure", "list", "list sites")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert "usage: layerscope" in capsys.readouterr().out
 

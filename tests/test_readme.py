@@ -8,7 +8,9 @@ import pytest
 
 from layerscope.cli import COMMANDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
 
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -24,6 +26,17 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert "reversal" in printed
 
 
+def test_the_example_of_effective_linearity_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", LINEARITY, re.DOTALL)
+    exec(compile(snippet, "effective_linearity.md", "exec"), {})
+    page = (tmp_path / "runs/linear/report.html").read_text("utf-8")
+    assert "In this one run, removing the nonlinearity of 1 costs" in page
+    commands = re.findall(r"^    layerscope (\w+)", LINEARITY, re.MULTILINE)
+    assert commands == ["train", "measure", "report"]
+    assert set(commands) <= set(COMMANDS)
+
+
 def test_every_command_in_the_readme_exists():
     commands = re.findall(r"^\$ (?:\.venv/bin/)?layerscope (.*)$", README, re.MULTILINE)
     assert len(commands) >= 6
@@ -32,4 +45,4 @@ def test_every_command_in_the_readme_exists():
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)(.*?)\)", README))
 def test_links_lead_somewhere(path):
-    assert (Path(__file__).parent.parent / path).exists()
+    assert (ROOT / path).exists()

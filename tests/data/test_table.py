@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from layerscope.config import Digits, Images
+from layerscope.data.sizes import input_shape
 from layerscope.data.table import IMAGE_SETS, row_of
 
 
@@ -21,3 +23,19 @@ def test_the_table_is_read_without_torch():
         "import layerscope.data as d, sys; assert d.IMAGE_SETS; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (Images("mnist"), (1, 28, 28)),
+        (Images("uoft-cs/cifar10", classes=3), (3, 32, 32)),
+        (Images("cub200"), (3, 224, 224)),
+        (Images("cub200", image_size=64), (3, 64, 64)),
+        (Images("cub200", image_size=0), None),
+        (Images("nobody/birds"), None),
+        (Digits(), None),
+    ],
+)
+def test_the_table_knows_the_shape_of_its_sets(config, shape):
+    assert input_shape(config) == shape

@@ -188,3 +188,16 @@ def test_names_that_look_like_numbers_stay_names(kind):
     )
     layout = spec(kind(data, "k", "t"))["layout"]
     assert layout["xaxis"]["type"] == "category"
+
+
+def test_long_names_of_rows_leave_room_for_a_heatmap(tmp_path):
+    names = [f"stage{i}.resblk1.preactivation.activation" for i in range(7)]
+    data = xr.DataArray(
+        -np.arange(21.0).reshape(3, 7) / 1000,
+        {"step": np.arange(3), "layer": names},
+        name="values",
+        attrs={"long_name": "mean preactivation"},
+    )
+    figure = Heatmap(data, "k", "Mean preactivation over depth and time", centre=0.0)
+    for path in save(figure, tmp_path):  # a layout that collapses is a warning
+        assert path.stat().st_size > 0

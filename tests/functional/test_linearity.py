@@ -12,6 +12,7 @@ from tests.reference import linearity as reference
 
 from layerscope.errors import LayerscopeError
 from layerscope.functional.linearity import (
+    NORMAL_RECTIFIER,
     RIDGES,
     HeldOutFit,
     affine_fit,
@@ -114,6 +115,7 @@ def test_share_of_a_rectifier_of_normal_values():
     x = quantiles()
     expected = 0.25 / (0.5 - 1 / (2 * math.pi))  # cov^2 / (var x var relu)
     assert float(affine_share(x, x.relu())) == pytest.approx(expected, abs=1e-4)
+    assert pytest.approx(expected) == NORMAL_RECTIFIER
 
 
 @given(seed=SEEDS, factor=st.floats(0.01, 100), shift=st.floats(-10, 10))

@@ -161,3 +161,12 @@ def test_figures_of_a_measured_run(run, of):
     dataset = measure(probe, run, model=CNN.model(8), task=CNN.task)
     figures = probe.figures(dataset)
     assert len({figure.key for figure in figures}) == len(figures) >= 2
+
+
+def test_a_rectifier_is_something_to_compare_with_where_all_are_rectifiers(run):
+    dataset = measure(LinearShare(), run, model=CNN.model(8), task=CNN.task)
+    assert set(dataset["kind"].values) == {"ReLU"}
+    mixed = dataset.assign_coords(kind=("layer", ["Tanh", *dataset["kind"].values[1:]]))
+    of_all, of_some = (LinearShare().figures(made)[1].references for made in (dataset, mixed))
+    assert [line.value for line in of_all] == [1.0, pytest.approx(0.7335, abs=1e-4)]
+    assert [line.value for line in of_some] == [1.0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,14 @@ def test_costs_of_sites_equal_the_plain_loop(model, cumulative):
     assert len({round(loss, 6) for loss, _ in expected}) > 3
 
 
+def test_activations_that_work_in_place_share_what_does_not_depend_on_them(model, caplog):
+    assert any(getattr(module, "inplace", False) for module in model.modules())
+    subject = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
+    with caplog.at_level(logging.WARNING, "layerscope"):
+        subject.evaluated(DATA, CLASSIFY, False)
+    assert caplog.messages == []  # plain calls would be announced
+
+
 def test_the_base_is_the_model_bit_for_bit(model):
     subject = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
     with torch.no_grad():
@@ -99,8 +109,11 @@ def test_a_run_is_measured_and_drawn(tmp_path, of):
     np.testing.assert_allclose(
         dataset["loss_increase"] + dataset["base_loss"], dataset["loss"], rtol=1e-6
     )
-    keys = [figure.key for figure in probe.figures(dataset)]
-    assert keys == [probe.slug, f"{probe.slug}-over-time"]
+    figures = probe.figures(dataset)
+    expected = ["", "-loss", "-over-time"]
+    assert [figure.key for figure in figures] == [f"{probe.slug}{end}" for end in expected]
+    assert f"({100 * error:.1f}% at the end)" in figures[0].caption
+    assert [bar.value for bar in figures[1].bars()] == last["loss_increase"].values.tolist()
     if of == "sites":
         expected = linearised_losses(twin, names_of(twin), FIT, DATA, CLASSIFY)
         np.testing.assert_allclose(last["loss"], [one[0] for one in expected[1:]], rtol=1e-4)

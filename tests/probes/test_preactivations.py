@@ -173,4 +173,8 @@ def test_figures_of_a_measured_run(run):
         len(find_sites(CNN.model(), CNN.batch(0)[0])),
         len(run.steps),
     )
-    assert lines.key == "preactivations-mixed"
+    on, off = (dataset[f"always_{state}"].values for state in ("on", "off"))
+    drawn = {(one.panel, one.label): one.y for one in lines.series()}
+    for i, name in enumerate(dataset["layer"].values):
+        np.testing.assert_array_equal(drawn["always on", name], on[:, i])
+        np.testing.assert_array_equal(drawn["always off", name], off[:, i])

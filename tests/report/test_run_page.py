@@ -16,6 +16,9 @@ from layerscope.probes import (
     PROBES,
     DistanceFromInitialisation,
     GradientMagnitude,
+    LinearisationCost,
+    LinearShare,
+    Preactivations,
     measure,
 )
 from layerscope.report.measurements import measured
@@ -113,6 +116,25 @@ def test_frozen_layers_and_those_that_start_at_zero_have_a_page(tmp_path, seeds)
     notes = [row[-1].text for row in page.table.cells()]
     assert notes == ["not trained", "started at zero", "\N{EN DASH}"]
     assert write_report(runs, tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_activations_do_is_said_live_or_from_checkpoints(tmp_path, live):
+    inside = {"measure": every(1), "checkpoints": every(1), "task": CNN.task}
+    probes = [LinearShare(), Preactivations()] if live else []
+    train(CNN, 2, path=tmp_path / "a", batch=CNN.batch(0), probes=probes, **inside)
+    run = Run.open(tmp_path / "a")
+    given = {"model": CNN.model(), "task": CNN.task}
+    for probe in () if live else (LinearShare(), Preactivations()):
+        measure(probe, run, batch=CNN.batch(0), **given)
+    measure(LinearisationCost(), run, batch=CNN.batch(0), data=[CNN.batch(1)], **given)
+    found = " ".join(texts(run_page([run])))
+    for words in (
+        "does a straight line explain 99%",
+        "of what enters",
+        "removing the nonlinearity",
+    ):
+        assert words in found
 
 
 SMALL = RunConfig(epochs=2, batch_size=512, probe_batch=64)

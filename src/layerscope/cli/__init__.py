@@ -58,7 +58,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
         "train on digits, measure every layer, write a report: start here",
         quickstart.quickstart,
     ),
-    "list": ("show recipes, probes, models and data sets", listing.listing),
+    "list": ("show recipes, probes, models, data sets or a model's sites", listing.listing),
     "train": ("train and record one network", train.train),
     "run": ("reproduce a figure or table of a paper and decide its claims", run.run),
     "measure": ("measure a run from its checkpoints", measure.measure),

@@ -1,19 +1,27 @@
-"""``layerscope list``: names and headlines from sources, so that nothing heavy is imported."""
+"""``layerscope list``: names and headlines from sources, so that nothing heavy is imported.
+
+Only the sites of a model need the model itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
 from layerscope import catalogue
-from layerscope.cli.choices import parse
-from layerscope.cli.options import Listing
+from layerscope.cli.choices import parse, take_known
+from layerscope.cli.options import Listing, Sites
 from layerscope.cli.output import out
+from layerscope.cli.sites import sites
 
 
 def listing(words: list[str]) -> None:
-    """Print a table of each kind, or of one."""
+    """Print a table of each kind, or of one, or of the sites of a model."""
     from rich.table import Table
 
+    rest = list(words)
+    if take_known(rest, "sites".__eq__, Sites):
+        sites(rest)
+        return
     kind = parse(Listing, words, "list").kind
     for name, rows in _LISTS.items():
         if kind in (None, name):

@@ -8,11 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import AvoidSubcommands, Positional, arg
 
-from layerscope.config import (
-    RunConfig,
-)
+from layerscope.config import FCN, DataConfig, Digits, ModelConfig, RunConfig
 
-Kind = Literal["recipes", "probes", "models", "data"]
+Kind = Literal["recipes", "probes", "models", "data", "sites"]
 TaskName = Literal["classification", "regression", "language_model"]
 
 
@@ -46,13 +44,39 @@ class Quickstart:
 
 @dataclass(frozen=True)
 class Listing:
-    """List recipes, probes, models or data sets; everything without an argument.
+    """List recipes, probes, models or data sets; all of these without an argument.
+
+    The sites of a model, where activation functions act, are listed for one model:
+    layerscope list sites --model NAME; its options are in layerscope list sites --help.
 
     Attributes:
         kind: What to list.
     """
 
     kind: Positional[Kind | None] = None
+
+
+@dataclass(frozen=True)
+class Sites:
+    """List the sites of a model: where activation functions act, in order of execution.
+
+    Positions and names are what --linear of train takes. The model is built, not trained; choose it
+    with --model and --data, each with its own settings, e.g. --model resnet --model.depth 18. A
+    model of one's own is --model package.module:function.
+
+    Attributes:
+        linear: Activation functions to leave out, as for train: all, first:9, last:20, positions
+            from 0 or patterns of names. Positions stay what they are.
+        removed: Patterns of residual blocks to leave out, as for train, before sites are counted.
+        data_root: Folder of local data sets in hub layout; LAYERSCOPE_DATA where not given. Read
+            only for data whose shape is not known.
+    """
+
+    model: ModelConfig = field(default_factory=FCN)
+    data: DataConfig = field(default_factory=Digits)
+    linear: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    data_root: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How many examples and classes a data set has, said without reading it."""
+"""How many examples and classes a data set has, and their shape, said without reading it."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ def classes(config: DataConfig) -> int | None:
             row = row_of(config.name)
             return config.classes or (row.classes if row is not None else None)
     return None
+
+
+def input_shape(config: DataConfig) -> tuple[int, ...] | None:
+    """Shape of one input of an image set of the table; None for other data, and for no size.
+
+    It is that of the set on the hub: a local copy may have images of another size.
+    """
+    if not isinstance(config, Images) or (row := row_of(config.name)) is None:
+        return None
+    side = row.image_size if config.image_size is None else config.image_size
+    return (row.channels, side, side) if side > 0 else None

@@ -43,7 +43,8 @@ def draw_heatmap(figure: Heatmap, panels: Sequence[Axes]) -> None:
             _draw_front(ax, grid.front, edges[-1], censored)
         for name, at in grid.marks:
             ax.plot(at, np.arange(len(at)), "D", mfc="w", mec=DARK, mew=0.6, ms=3, label=name)
-        ax.set_title(grid.panel if figure.panel else wrapped(figure.title))
+        longest = max((len(naming.short(name)) for name in grid.y), default=0)
+        ax.set_title(grid.panel if figure.panel else wrapped(figure.title, max(12, longest)))
         ax.set_xlabel("" if figure.x == LAYER else naming.title(figure.data[figure.x]))
         if figure.y != LAYER and ax is panels[0]:
             ax.set_ylabel(naming.title(figure.data[figure.y]))

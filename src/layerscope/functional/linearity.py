@@ -29,6 +29,8 @@ from layerscope.errors import LayerscopeError
 
 RIDGES = (0.0, *(10.0**k for k in range(-6, 4)))
 """Ridges that are tried, as shares of the mean variance of an input."""
+NORMAL_RECTIFIER = math.pi / (2 * (math.pi - 1))
+"""Share that a straight line explains of a rectifier's output for normal inputs of mean 0: .73."""
 
 
 class NodeShares(NamedTuple):

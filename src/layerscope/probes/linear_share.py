@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerscope.errors import unknown
 from layerscope.figures.figure import Figure, Heatmap, Lines, Reference
-from layerscope.functional.linearity import affine_share, affinity_score
+from layerscope.functional.linearity import NORMAL_RECTIFIER, affine_share, affinity_score
 from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.linear_maps import Fit, around, find_windows, fit_of
@@ -62,7 +62,7 @@ class LinearShare(MomentProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "R^2 of affine fits; affinity score, Bouniot et al. 2025"
     summary: ClassVar[str] = "share of each activation or layer that an affine map explains"
-    heading: ClassVar[str] = "How linear it acts"
+    heading: ClassVar[str] = "How linear each activation or layer acts"
     place: ClassVar[int] = 114
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class LinearShare(MomentProbe):
     @property
     def variables(self) -> Mapping[str, Variable]:
         """``linear_share`` and, of sites, ``affinity``."""
-        share = {"linear_share": Variable("linear share, R^2")}
+        share = {"linear_share": Variable("linear share R\N{SUPERSCRIPT TWO}")}
         return share | ({"affinity": Variable("affinity score")} if self.of == "sites" else {})
 
     def select(self, layers: LayerMap) -> LayerMap:
@@ -116,15 +116,19 @@ class LinearShare(MomentProbe):
         """The share over depth and time, as colours and as lines; of sites the affinity, too."""
         share, x = over_time(dataset["linear_share"])
         title, caption = TEXTS[self.of]
+        marks, beside = [Reference(1.0, "linear")], ""
+        if self.of == "sites" and all(str(kind) == "ReLU" for kind in dataset["kind"].values):
+            marks.append(Reference(NORMAL_RECTIFIER, "rectifier"))
+            beside = ", beside that of a rectifier of normal values about 0"
         found: list[Figure] = [
-            Heatmap(share, self.slug, title, caption, x=x),
+            Heatmap(share, self.slug, title, f"{caption} 1 is linear.", x=x),
             Lines(
                 share,
                 f"{self.slug}-lines",
                 f"{title}, over time",
-                caption,
+                f"The same share as lines{beside}.",
                 x=x,
-                references=(Reference(1.0, "linear"),),
+                references=tuple(marks),
             ),
         ]
         if "affinity" in dataset:
@@ -134,8 +138,9 @@ class LinearShare(MomentProbe):
                     values,
                     f"{self.slug}-affinity",
                     "Affinity score",
-                    "1 where affine optimal transport brings what enters to what leaves; a "
-                    "rectifier of standard normal values has 0.62.",
+                    "1 where affine optimal transport brings what enters to what leaves. A "
+                    "rectifier of normal values about 0 has 0.62, and more where nodes are many "
+                    "for the samples.",
                     x=x,
                 )
             )

@@ -28,6 +28,13 @@ from layerscope.probes.base import (
 )
 
 Of = Literal["sites", "first", "layers"]
+TITLES = {
+    "sites": "What removing one nonlinearity costs",
+    "first": "What removing all nonlinearities up to each costs",
+    "layers": "What making one layer affine costs",
+}
+LINE = "the best straight line for every node"
+MAPS = {"sites": LINE, "first": LINE, "layers": "the best affine map"}
 WORDS = {"sites": "one activation", "first": "all activations up to each", "layers": "one layer"}
 
 
@@ -60,7 +67,7 @@ class LinearisationCost(TrajectoryProbe):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "batch", "data"})
     source: ClassVar[str] = "affine maps of least squares in the trained network"
     summary: ClassVar[str] = "loss and error with activations or layers made affine"
-    heading: ClassVar[str] = "What its nonlinearity is worth"
+    heading: ClassVar[str] = "What each nonlinearity is worth"
     place: ClassVar[int] = 116
 
     def __post_init__(self) -> None:
@@ -108,11 +115,9 @@ class LinearisationCost(TrajectoryProbe):
             variables[f"base_{name}"] = ("step", base[:, 0], about | {"long_name": f"test {name}"})
             label = f"test {name} with {WORDS[self.of]} affine"
             variables[name] = (("step", "layer"), of_rows, about | {"long_name": label})
-            variables[f"{name}_increase"] = (
-                ("step", "layer"),
-                of_rows - base,
-                about | {"long_name": f"increase of the test {name}"},
-            )
+            rise = {"long_name": f"increase of the test {name}"}
+            rise |= {"units": units and "percentage points"}
+            variables[f"{name}_increase"] = (("step", "layer"), of_rows - base, about | rise)
         coordinates = layer_coordinates(layers)
         return xr.Dataset(
             variables, coordinates | step_coordinates(steps, context.run.steps_per_epoch)
@@ -120,15 +125,29 @@ class LinearisationCost(TrajectoryProbe):
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """What each map costs at the end and, where all checkpoints were measured, over time."""
-        name = "error_increase" if "error_increase" in dataset else "loss_increase"
-        caption = f"Test {name.split('_')[0]} with {WORDS[self.of]} replaced by the best affine map"
-        caption += ", less that of the network as it is; nothing was trained again."
-        title = "What removing a nonlinearity costs"
-        found: list[Figure] = [Bars(dataset[name].isel(step=-1), self.slug, title, caption)]
-        if dataset.sizes["step"] > 1:
-            values, x = over_time(dataset[name])
-            key = f"{self.slug}-over-time"
-            found.append(
-                Heatmap(values, key, f"{title}, over depth and time", caption, x=x, centre=0.0)
+        names = [name for name in ("error", "loss") if name in dataset]
+        keys = dict(zip(names, (self.slug, f"{self.slug}-loss"), strict=False))
+        found: list[Figure] = [
+            Bars(
+                dataset[f"{name}_increase"].isel(step=-1),
+                key,
+                f"{TITLES[self.of]}: test {name}",
+                self._caption(dataset, name),
             )
+            for name, key in keys.items()
+        ]
+        if dataset.sizes["step"] > 1:
+            values, x = over_time(dataset[f"{names[0]}_increase"])
+            title = f"{TITLES[self.of]}: test {names[0]} over depth and time"
+            caption = self._caption(dataset, names[0], ", at every checkpoint")
+            key = f"{self.slug}-over-time"
+            found.append(Heatmap(values, key, title, caption, x=x, centre=0.0))
         return found
+
+    def _caption(self, dataset: xr.Dataset, name: str, when: str = "") -> str:
+        base = float(dataset[f"base_{name}"].isel(step=-1).mean())
+        as_it_is = f"{base:.1f}%" if name == "error" else f"{base:.3g}"
+        return (
+            f"Test {name} with {WORDS[self.of]} replaced by {MAPS[self.of]}, less that of the "
+            f"network as it is ({as_it_is} at the end){when}; nothing was trained again."
+        )

@@ -81,27 +81,32 @@ class Preactivations(MomentProbe):
         return measured_at(moment, layers, self.samples, self.mode == "train", _seen)
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
-        """Mean over depth and time, and nodes that switch."""
+        """Mean over depth and time, and nodes that do not switch."""
         mean, x = over_time(dataset["mean"])
-        mixed, _ = over_time(dataset["mixed"])
+        states = xr.concat(
+            [over_time(dataset[name])[0] for name in ("always_on", "always_off")],
+            xr.Variable("state", ["always on", "always off"]),
+            combine_attrs="drop",
+        )
         return [
             Heatmap(
                 mean,
                 key=self.slug,
                 title="Mean preactivation over depth and time",
-                caption="Mean over samples and nodes of what enters each activation, "
-                f"{self.mode} mode: near 0 or positive where a rectifier acts almost linearly. "
-                f"{ZERO_AT_THE_START}",
+                caption="Mean over samples and nodes of what enters each activation, in "
+                f"{self.mode} mode. Well above 0 a rectifier passes on what enters, about 0 it "
+                f"cuts off half, well below 0 it passes nothing. {ZERO_AT_THE_START}",
                 x=x,
                 centre=0.0,
             ),
             Lines(
-                mixed,
-                key=f"{self.slug}-mixed",
-                title="Nodes that switch",
-                caption="Share of nodes that are on for some values and off for others; the rest "
-                "act linearly on these samples.",
+                states.assign_attrs(long_name="share of nodes", units=""),
+                key=f"{self.slug}-states",
+                title="Nodes that never switch",
+                caption="Share of nodes above 0 for all samples and places, and of those above 0 "
+                "for none. On both a rectifier is linear; all other nodes switch.",
                 x=x,
+                panel="state",
             ),
         ]
 

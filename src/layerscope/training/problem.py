@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerscope.config import CustomModel, DataConfig, RunConfig
 from layerscope.data.dataset import Dataset, Split, load
 from layerscope.data.loader import InOrder
+from layerscope.data.sizes import classes, input_shape
 from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.factory import custom
@@ -69,8 +70,7 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
-    outputs = dataset.n_classes or dataset.train.targets.shape[1]
-    factory = partial(_built, config, dataset.input_shape, outputs)
+    factory = partial(_built, config, dataset.input_shape, _outputs(dataset))
     model = factory().to(device)
     if config.frozen:
         freeze(model, config.frozen)
@@ -79,10 +79,30 @@ def problem(config: RunConfig, root: str | Path | None = None, device: str = "cp
     )
 
 
-def _built(config: RunConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def untrained(config: RunConfig, root: str | Path | None = None) -> tuple[nn.Module, Tensor]:
+    """The initialised model of a configuration, and an example of zeros of the shape it takes.
+
+    Image sets of the table are not read, since it says what shape they have; other data are.
+
+    Args:
+        config: What to build: model, data, what is removed and what is linear.
+        root: Folder of local data sets.
+    """
+    shape, outputs = input_shape(config.data), classes(config.data)
+    if shape is None or outputs is None:
+        dataset = loaded(config.data, root, "cpu")
+        shape, outputs = dataset.input_shape, _outputs(dataset)
+    return _built(config, shape, outputs), torch.zeros(2, *shape)
+
+
+def _outputs(dataset: Dataset) -> int:
+    return dataset.n_classes or dataset.train.targets.shape[1]
+
+
+def _built(config: RunConfig, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The model, less the blocks and activations that the configuration removes."""
-    model = build(config.model, input_shape, outputs)
-    example = torch.zeros(2, *input_shape)
+    model = build(config.model, shape, outputs)
+    example = torch.zeros(2, *shape)
     if config.removed:
         model = without(model, config.removed, example)
     return linearise(model, config.linear, example) if config.linear else model

@@ -141,18 +141,14 @@ def other_networks(scale: Scale) -> Plan:
         optimizer=SGD(0.05, momentum=0.9),
         epochs=epochs,
         batch_size=64,
-        probe_batch=64 if scale == "smoke" else 2048,
+        probe_batch=256 if scale == "smoke" else 2048,
     )
     width = {"paper": 512, "small": 128, "smoke": 16}[scale]
     networks = {
         "fcn": ("FCN", replace(base, model=FCN(7, width))),
         "residual": (
             "residual FCN",
-            replace(
-                base,
-                model=ResidualFCN(6, width, branch_scale=0.25),
-                optimizer=SGD(0.01, momentum=0.9),
-            ),
+            replace(base, model=ResidualFCN(6, width, branch_scale=0.25)),
         ),
         "vit": (
             "vision transformer",

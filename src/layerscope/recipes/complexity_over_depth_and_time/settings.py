@@ -179,9 +179,10 @@ def reduced(runs: Runs) -> str:
         )
     if runs.scale == "smoke":
         return f"A smoke test of {config.epochs} epochs on the embedded digits; not an experiment."
-    assert isinstance(config.model, ResNet)
+    network = config.model
+    width = f"channels / {round(1 / network.width)}, " if isinstance(network, ResNet) else ""
     steps = spacing(config, TIMES["small"])
     return (
-        f"Reduced: channels / {round(1 / config.model.width)}, "
-        f"{runs.trained_on_images()}, no drop of the learning rate; times {steps} steps apart."
+        f"Reduced: {width}{runs.trained_on_images()}, no drop of the learning rate; times {steps} "
+        "steps apart."
     )
