@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.discovery import Forward, Layer, blocks, matching, preview, run_example
+from layerscope.networks.discovery import (
+    Forward,
+    Layer,
+    blocks,
+    matching,
+    preview,
+    refuse_half_copied,
+    run_example,
+)
 from layerscope.networks.drawing import Factory, fresh_weights
 from layerscope.networks.isolation import copied, isolated
 from layerscope.networks.names import every_tensor, unique_state, unwrap
@@ -225,10 +233,12 @@ def linearise(
         forward: How to run the model on the example.
 
     Raises:
-        LayerscopeError: The model does not run, or has no such activation.
+        LayerscopeError: The model does not run, has no such activation, or cannot be copied.
     """
-    made = copied(unwrap(model))
+    inner = unwrap(model)
+    made = copied(inner)
     every = find_sites(made, example, forward)
+    refuse_half_copied(inner, made, example, forward)
     if chosen := chosen_sites(every, sites):
         keep_linear(made, chosen, every)
     return made
