@@ -56,10 +56,17 @@ def orthogonal(d, seed=0):
 # nodes of an activation
 
 
-@given(seed=SEEDS, places=PLACES)
+def laid_out(values, order):
+    """The same values, in memory in another order of dimensions."""
+    order = [dim for dim in order if dim < values.ndim]
+    back = [order.index(dim) for dim in range(values.ndim)]
+    return values.permute(order).contiguous().permute(back)
+
+
+@given(seed=SEEDS, places=PLACES, order=st.permutations(range(4)))
 @CASES
-def test_shares_of_nodes_and_preactivations_equal_the_plain_loop(seed, places):
-    before = coarse(3, 5, *places, seed=seed)
+def test_shares_of_nodes_and_preactivations_equal_the_plain_loop(seed, places, order):
+    before = laid_out(coarse(3, 5, *places, seed=seed), order)
     np.testing.assert_allclose(node_shares(before), reference.node_shares(before.numpy()))
     expected = reference.preactivation(before.numpy())
     np.testing.assert_allclose(preactivation(before), expected, rtol=1e-12, atol=1e-15)

@@ -30,6 +30,8 @@ from layerscope.errors import LayerscopeError
 
 RIDGES = (0.0, *(10.0**k for k in range(-6, 4)))
 """Ridges that are tried, as shares of the mean variance of an input."""
+NEARLY_CONSTANT = 1e-3
+"""Variance, as a share of the mean square, below which it is taken of deviations."""
 
 
 class NodeShares(NamedTuple):
@@ -88,8 +90,7 @@ def node_shares(before: Float[Tensor, "samples nodes *places"]) -> NodeShares:
         LayerscopeError: There is no value, or one is not finite.
     """
     _enough("before", before, 1)
-    others = [dim for dim in range(before.ndim) if dim != 1]
-    low, high = before.amin(others), before.amax(others)
+    low, high = _extremes(before)
     _refuse_infinite("before", torch.stack([low, high]))
     on, off = low > 0, high <= 0
     return NodeShares(*(float(nodes.double().mean()) for nodes in (on, off, ~(on | off))))
@@ -111,12 +112,20 @@ def preactivation(before: Float[Tensor, "samples nodes *places"]) -> Preactivati
         LayerscopeError: There is no value, or one is not finite.
     """
     _enough("before", before, 1)
-    values = before.detach() if before.dtype == torch.float64 else before.detach().float()
+    values = before.detach().permute(_memory_order(before)).flatten()
+    values = values if values.dtype == torch.float64 else values.float()
     _refuse_infinite("before", mean := values.mean(dtype=torch.float64))
-    shifted = values - mean.to(values.dtype)  # small, so that squares lose nothing
-    square = torch.linalg.vector_norm(shifted, dtype=torch.float64).square() / values.numel()
-    rest = mean - mean.to(values.dtype)
-    return Preactivation(float(mean), float((square - rest.square()).clamp_min(0.0).sqrt()))
+    variance, square = _about(values, mean)
+    if float(variance) < NEARLY_CONSTANT * float(square):  # the difference has lost its digits
+        near = mean.to(values.dtype)
+        variance, _ = _about(values - near, mean - near)
+    return Preactivation(float(mean), float(variance.clamp_min(0.0).sqrt()))
+
+
+def _about(values: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance of values with a known mean, and their mean square."""
+    square = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
+    return square - mean.square(), square
 
 
 def affine_fit(
@@ -364,6 +373,26 @@ def _refuse_infinite(name: str, values: Tensor) -> None:
             f"{name} holds values that are not finite.",
             "Measure a moment at which the network has not diverged.",
         )
+
+
+def _extremes(before: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest value of every node: over samples first, then over places."""
+    order = [dim for dim in _memory_order(before) if dim]
+    laid_out = before.detach().permute(0, *order)
+    shape, node = laid_out.shape[1:], order.index(1)
+    low, high = (
+        values.view(shape).movedim(node, 0).reshape(before.shape[1], -1)
+        for values in (laid_out.flatten(1).amin(0), laid_out.flatten(1).amax(0))
+    )
+    return low.amin(1), high.amax(1)
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """Dimensions as they lie in memory, where channels may come last.
+
+    Reductions over several dimensions in another order take longer than the model does.
+    """
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 def _same_shape(inputs: Tensor, outputs: Tensor) -> None:

@@ -115,7 +115,7 @@ class _Lines:
         shape[axis] = -1
 
         def line(slope: Tensor, intercept: Tensor) -> Tensor:
-            return call.input * slope.view(shape) + intercept.view(shape)
+            return torch.addcmul(intercept.view(shape), call.input, slope.view(shape))
 
         return self.maps.chosen(row, line, output)
 
