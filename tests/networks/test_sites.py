@@ -579,3 +579,33 @@ def test_linearised_models_can_be_called_with_other_parameters(x):
     both = {name: torch.stack([tensor, tensor]) for name, tensor in twice.items()}
     stacked = torch.vmap(lambda given: torch.func.functional_call(made, given, (x,)))(both)
     torch.testing.assert_close(stacked[1], found)
+
+
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * (ctx.saved_tensors[0] > 0)
+
+
+class ClippedReLU(nn.Module):
+    def forward(self, x):
+        return Clipped.apply(x)
+
+
+def test_activations_whose_backward_pass_would_stay_are_not_left_out(x):
+    model = Only(Clipped.apply)
+    assert [site.own_backward for site in find_sites(model, x)] == [True]
+    with pytest.raises(LayerscopeError, match=r"'clamp\(\)' acts inside of a torch"):
+        linearise(model, "all", x)
+    with pytest.raises(LayerscopeError, match="whose backward"), linearised(model, "all", x):
+        pass
+    whole = Only(ClippedReLU())
+    made = linearise(whole, "all", x)
+    (found,) = torch.autograd.grad(made(x).sum(), made.layer.weight)
+    (expected,) = torch.autograd.grad(whole.layer(x).sum(), whole.layer.weight)
+    torch.testing.assert_close(found, expected)

@@ -10,6 +10,7 @@ integers, and what parametrisations make weights of.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import weakref
 from collections import Counter
@@ -68,6 +69,7 @@ NAMED = re.compile(
     re.IGNORECASE,
 )
 """What the class of a module that is an activation is called after."""
+APPLY = inspect.unwrap(torch.autograd.Function.apply).__code__
 CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
 CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 NORMS_LAST = (nn.LayerNorm, nn.RMSNorm)
@@ -92,6 +94,8 @@ class Site:
         gated: Whether what leaves it is multiplied by another tensor right away, as in SwiGLU or
             squeeze-and-excitation: without the activation that product is not linear either.
         linear: Whether it was linearised: what enters leaves.
+        own_backward: Whether it runs inside of a `torch.autograd.Function`, whose backward pass
+            would stay what it is if the activation were left out.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Site:
     axis: int
     gated: bool = False
     linear: bool = False
+    own_backward: bool = False
 
 
 class Called(NamedTuple):
@@ -183,6 +188,7 @@ class _Search:
                 behind,
                 axis if call.input.ndim > 2 else -1,
                 linear=linear,
+                own_backward=_inside_autograd_function(),
             )
         self._left[id(output)] = call.name, weakref.ref(output)
         return output
@@ -199,6 +205,14 @@ class _Search:
                 name, left = self._left.get(id(tensor), ("", None))
                 if left is not None and left() is tensor:
                     self.found[name] = replace(self.found[name], gated=True)
+
+
+def _inside_autograd_function() -> bool:
+    """Whether what runs was called by the forward pass of a `torch.autograd.Function`."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not APPLY:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _axis(module: nn.Module, before: int) -> int:
