@@ -24,6 +24,9 @@ VARIABLES = {
     "response_frequency": ["response", "relative_response"],
     "loss_landscape": ["loss", "increase", "curvature"],
     "reinitialisation": ["error", "loss"],
+    "preactivations": ["mean", "deviation", "always_on", "always_off", "mixed"],
+    "linear_share": ["linear_share", "affinity"],
+    "linearisation_cost": ["loss", "error", "loss_increase", "error_increase"],
 }
 
 SINCE = ("weight_change",)
@@ -90,6 +93,7 @@ def test_refusals_are_those_expected(measured):
 
 def test_refusals_are_those_expected_live(measured):
     expected = {k: v for k, v in measured.specimen.refusals.items() if k in MOMENT}
+    expected |= measured.specimen.refused_live
     assert _unexpected(measured.live, expected) == []
 
 

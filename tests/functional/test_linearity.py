@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from sklearn.covariance import ledoit_wolf
+from tests.memory import peak_bytes
 from tests.reference import linearity as reference
 
 from layerscope.errors import LayerscopeError
@@ -56,13 +57,45 @@ def orthogonal(d, seed=0):
 # nodes of an activation
 
 
-@given(seed=SEEDS, places=PLACES)
+def laid_out(values, order):
+    """The same values, in memory in another order of dimensions."""
+    order = [dim for dim in order if dim < values.ndim]
+    back = [order.index(dim) for dim in range(values.ndim)]
+    return values.permute(order).contiguous().permute(back)
+
+
+@given(seed=SEEDS, places=PLACES, order=st.permutations(range(4)))
 @CASES
-def test_shares_of_nodes_and_preactivations_equal_the_plain_loop(seed, places):
-    before = coarse(3, 5, *places, seed=seed)
+def test_shares_of_nodes_and_preactivations_equal_the_plain_loop(seed, places, order):
+    before = laid_out(coarse(3, 5, *places, seed=seed), order)
     np.testing.assert_allclose(node_shares(before), reference.node_shares(before.numpy()))
     expected = reference.preactivation(before.numpy())
     np.testing.assert_allclose(preactivation(before), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_preactivations_of_any_type_are_summed_precisely(dtype, offset):
+    before = (offset + normal(64, 8, 16)).to(dtype)
+    exact = before.double()
+    found = preactivation(before)
+    assert found.mean == pytest.approx(float(exact.mean()), rel=1e-12)
+    assert found.deviation == pytest.approx(float(exact.std(correction=0)), rel=1e-6)
+    assert node_shares(before) == node_shares(exact)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("measured", [preactivation, node_shares])
+def test_one_value_that_is_not_finite_is_noticed(measured, bad):
+    before = torch.ones(4, 3, 5)
+    before[1, 2, 3] = bad
+    with pytest.raises(LayerscopeError, match="before holds values that are not finite"):
+        measured(before)
+
+
+def test_a_map_between_wide_layers_is_tested_without_its_matrix():
+    x, y = normal(20, 3000), normal(20, 2000, seed=1)
+    assert peak_bytes(lambda: held_out_r2(x[:10], y[:10], x[10:], y[10:])) < 3000 * 2000 * 8 / 4
 
 
 def test_a_node_at_zero_is_off():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from tests.cases import CLASSIFY, classes
 from tests.zoo.inventory import changes, inventory
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertConfig,
@@ -349,3 +352,278 @@ def test_a_linearised_model_is_traced_as_what_it_computes():
 def test_task_forward_finds_the_sites_of_a_batch(everything, x):
     batch = (x, torch.zeros(5, dtype=torch.long))
     assert len(find_sites(everything, batch, CLASSIFY.forward)) == 8
+
+
+class Only(nn.Module):
+    """A layer and what acts on it."""
+
+    def __init__(self, act, layer=None):
+        super().__init__()
+        self.layer = layer or nn.Linear(4, 4)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(self.layer(x))
+
+
+OTHER_WAYS = {
+    "keyword": lambda x: torch.relu(input=x),
+    "keyword of torch.nn.functional": lambda x: F.gelu(input=x),
+    "packet of torch.ops": lambda x: torch.ops.aten.relu(x),
+    "operator of torch.ops": lambda x: torch.ops.aten.relu.default(x),
+    "clamp of torch.ops": lambda x: torch.ops.aten.clamp_min.default(x, 0),
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+    "vmap": lambda x: torch.vmap(torch.relu)(x),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_functions_under_other_names_are_found_and_linearised(x, way):
+    model = Only(OTHER_WAYS[way])
+    assert len(find_sites(model, x)) == 1
+    torch.testing.assert_close(linearise(model, "all", x)(x), model.layer(x))
+
+
+def test_a_module_called_by_keyword_is_a_site(x):
+    class ByKeyword(Only):
+        def forward(self, x):
+            return self.act(input=self.layer(x))
+
+    model = ByKeyword(nn.ReLU())
+    assert [site.name for site in find_sites(model, x)] == ["act"]
+    torch.testing.assert_close(linearise(model, "all", x)(x), model.layer(x))
+
+
+class SecretReLU(nn.Module):
+    """Works in place and does not say so."""
+
+    def forward(self, x):
+        return x.relu_()
+
+
+def test_what_enters_an_activation_that_works_in_place_unannounced_is_seen_as_it_was(x):
+    class Shared(Only):
+        def forward(self, x):
+            z = self.layer(x)
+            return self.act(z) + z
+
+    model, seen = Shared(SecretReLU()), {}
+
+    def visit(call):
+        output = call.run(call.input)
+        seen["before"], seen["after"] = call.input.clone(), output.clone()
+        return output
+
+    with isolated(model), torch.no_grad():
+        expected, z = model(x), model.layer(x)
+        with visiting(model, visit):
+            torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(seen["before"], z)
+    torch.testing.assert_close(seen["after"], torch.relu(z))
+    torch.testing.assert_close(linearise(model, "all", x)(x), 2 * model.layer(x))
+
+
+class ReLULinear(nn.Linear):
+    """Called after an activation, but a layer."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class CReLU(nn.Module):
+    """Twice as many channels leave as enter."""
+
+    def forward(self, x):
+        return torch.cat([torch.relu(x), torch.relu(-x)], -1)
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (ReLULinear(4, 3), ["relu()"]),
+        (nn.Sequential(nn.Linear(4, 5), CReLU(), nn.Linear(10, 4), nn.PReLU()), ["3"]),
+        (Only(lambda x: torch.tanh(x * torch.arange(-2, 2).clamp(min=0))), ["tanh()"]),
+    ],
+)
+def test_what_is_no_activation_is_no_site(model, names, x):
+    assert [site.name for site in find_sites(model, x)] == names
+    linearise(model, "all", x)(x)
+
+
+def test_parametrisations_are_no_sites(x):
+    class Positive(nn.Module):
+        def forward(self, weight):
+            return F.softplus(weight)
+
+    model = Only(torch.tanh, nn.Linear(4, 4, bias=False))
+    parametrize.register_parametrization(model.layer, "weight", Positive())
+    parametrize.register_parametrization(model.layer, "weight", nn.Softplus())
+    (site,) = find_sites(model, x)
+    assert (site.name, site.behind) == ("tanh()", "layer")
+    torch.testing.assert_close(linearise(model, "all", x)(x), model.layer(x))
+
+
+class Scaled(nn.Module):
+    """A residual block with a scale of its own, as ReZero has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.conv, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.PReLU(3)
+
+    def forward(self, x):
+        return torch.relu(x + self.scale * self.act(self.conv(x)))
+
+
+class OwnConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight)
+
+
+def test_scales_and_activations_that_learn_leave_the_nodes_where_they_are():
+    images = torch.randn(2, 3, 6, 6)
+    model = nn.Sequential(Scaled(), nn.ReLU(), OwnConvolution(), nn.ReLU())
+    assert [site.axis for site in find_sites(model, images)] == [1, 1, 1, 1]
+    last = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(6, 6), nn.ReLU())
+    assert [site.axis for site in find_sites(last, images)] == [-1]
+
+
+def test_finding_sites_keeps_no_activations(x):
+    alive = []
+
+    class Watched(Only):
+        def forward(self, x):
+            hidden = self.act(self.layer(x))
+            alive.append(weakref.ref(hidden))
+            hidden = hidden + 1
+            assert alive[-1]() is None
+            return hidden
+
+    find_sites(Watched(nn.ReLU()), x)
+    assert len(alive) == 1
+
+
+@pytest.mark.parametrize("act", [SecretReLU(), nn.ReLU(inplace=True), nn.Identity()])
+def test_activations_that_work_in_place_do_so_inside_transformations(act, x):
+    twice = nn.Sequential(Only(act), Only(act))
+    expected = twice(x)
+    with isolated(twice), torch.no_grad(), visiting(twice, lambda call: call.run(call.input)):
+        torch.testing.assert_close(torch.vmap(twice)(x), expected)
+        torch.testing.assert_close(torch.func.functionalize(twice)(x), expected)
+
+
+@pytest.mark.parametrize("act", [SecretReLU(), nn.ReLU(inplace=True), torch.relu])
+def test_models_run_and_are_searched_in_inference_mode(act, x):
+    class Inferring(Only):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    assert [site.linear for site in find_sites(Inferring(act), x)] == [False]
+    twice = nn.Sequential(Only(act), Only(act))
+    made = linearise(twice, "last:1", x)
+    expected = twice[1].layer(torch.relu(twice[0].layer(x)))
+    with torch.inference_mode():
+        given = x.clone()
+        torch.testing.assert_close(made(given), expected)
+        torch.testing.assert_close(made(given), expected)
+    assert len(find_sites(nn.Sequential(nn.ReLU()), given)) == 1
+
+
+def test_what_runs_only_in_train_mode_moves_no_number(x):
+    class Auxiliary(nn.Module):
+        def forward(self, x):
+            return torch.relu(x).mean()
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.auxiliary = nn.Linear(4, 4), nn.Linear(4, 4), Auxiliary()
+
+        def forward(self, x):
+            hidden = torch.relu(self.a(x))
+            more = self.auxiliary(hidden) if self.training else 0
+            return torch.relu(self.b(hidden)) + 0 * more
+
+    model = Branching()
+    made = linearise(model, ("relu()#2",), x)
+    torch.testing.assert_close(made.train()(x), model.b(torch.relu(model.a(x))))
+
+
+def test_a_model_that_calls_itself_numbers_its_calls(x):
+    class Recursive(Only):
+        def forward(self, x, depth=2):
+            hidden = torch.tanh(self.layer(x))
+            return self(hidden, depth - 1) if depth else hidden
+
+    model = Recursive(nn.ReLU())
+    assert [site.name for site in find_sites(model, x)] == ["tanh()", "tanh()#2", "tanh()#3"]
+
+
+def test_a_copy_that_runs_the_original_is_refused(x):
+    model = Only(nn.ReLU())
+    forward = model.forward
+    model.forward = lambda x: forward(x)
+    with pytest.raises(LayerscopeError, match="copy of Only runs modules of the original"):
+        linearise(model, "all", x)
+    with linearised(model, "all", x):
+        torch.testing.assert_close(model(x), model.layer(x))
+
+
+def test_sites_of_modules_that_other_libraries_wrap(x):
+    """As accelerate does: the old method is kept, a partial function stands in its place."""
+
+    def run(module, *args):
+        return module.old_forward(*args)
+
+    model = Only(nn.ReLU())
+    for module in (model, model.layer, model.act):
+        module.old_forward = module.forward
+        module.forward = functools.partial(run, module)
+    assert [site.name for site in find_sites(model, x)] == ["act"]
+    torch.testing.assert_close(linearise(model, "all", x)(x), model.layer(x))
+
+
+def test_linearised_models_can_be_called_with_other_parameters(x):
+    model = Only(torch.relu)
+    made = linearise(model, "all", x)
+    twice = {name: 2 * tensor.detach() for name, tensor in model.named_parameters()}
+    found = torch.func.functional_call(made, twice, (x,))
+    torch.testing.assert_close(found, 2 * model.layer(x))
+    both = {name: torch.stack([tensor, tensor]) for name, tensor in twice.items()}
+    stacked = torch.vmap(lambda given: torch.func.functional_call(made, given, (x,)))(both)
+    torch.testing.assert_close(stacked[1], found)
+
+
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * (ctx.saved_tensors[0] > 0)
+
+
+class ClippedReLU(nn.Module):
+    def forward(self, x):
+        return Clipped.apply(x)
+
+
+def test_activations_whose_backward_pass_would_stay_are_not_left_out(x):
+    model = Only(Clipped.apply)
+    assert [site.own_backward for site in find_sites(model, x)] == [True]
+    with pytest.raises(LayerscopeError, match=r"'clamp\(\)' acts inside of a torch"):
+        linearise(model, "all", x)
+    with pytest.raises(LayerscopeError, match="whose backward"), linearised(model, "all", x):
+        pass
+    whole = Only(ClippedReLU())
+    made = linearise(whole, "all", x)
+    (found,) = torch.autograd.grad(made(x).sum(), made.layer.weight)
+    (expected,) = torch.autograd.grad(whole.layer(x).sum(), whole.layer.weight)
+    torch.testing.assert_close(found, expected)

@@ -7,8 +7,10 @@ from tests.memory import peak_bytes
 from torch import nn
 
 from layerscope.errors import LayerscopeError
+from layerscope.networks.isolation import isolated
 from layerscope.networks.names import unique_state
 from layerscope.networks.task import Task
+from layerscope.networks.tracing import COPIES, trace
 from layerscope.networks.variants import evaluate_variants
 from reference import variants as reference
 
@@ -172,3 +174,29 @@ def test_data_of_which_nothing_counts_are_an_error():
 def test_no_data_is_an_error():
     with pytest.raises(LayerscopeError, match="no data"):
         evaluate_variants(FCN.model(), [{}], [], FCN.task)
+
+
+def test_a_graph_copies_nothing_and_leaves_its_inputs_alone():
+    class Copying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            hidden = self.conv(x).contiguous(memory_format=torch.channels_last)
+            kept = hidden.clone()
+            kept.copy_(self.act(hidden) + 1)
+            return (kept.add_(hidden).mean((2, 3)), x.clone())
+
+    model, x = Copying().eval(), torch.randn(2, 1, 6, 6)
+    task = Task(lambda model, batch: model(batch), CNN.task.loss, CNN.task.losses)
+    state = dict(model.state_dict())
+    with torch.no_grad(), isolated(model):
+        graph = trace(model, task, state, x)
+        expected = model(x)
+    copies = [node for node in graph.operators if node.target in COPIES]
+    assert len(copies) == 1  # into another memory format
+    before = x.clone()
+    for found, one in zip(graph.base_outputs(state, x), expected, strict=True):
+        assert torch.equal(found, one)
+    assert torch.equal(x, before)

@@ -11,7 +11,14 @@ from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import residual_fcn
 from layerscope.models.resnet import resnet
 from layerscope.networks.layers import LayerMap
-from layerscope.networks.linear_maps import Window, applied, find_windows, paired_rows
+from layerscope.networks.linear_maps import (
+    MOST_ENTRIES,
+    Window,
+    applied,
+    find_windows,
+    most_rows,
+    paired_rows,
+)
 from layerscope.probes import LinearShare, measure
 from layerscope.probes.base import Moment
 from layerscope.surgery import linearise
@@ -147,6 +154,13 @@ def test_maps_of_windows_are_convolutions(stride):
     inputs, outputs = paired_rows(x, output, window)
     torch.testing.assert_close(inputs @ weight + conv.bias, outputs)
     assert len(inputs) == 4 * {1: 7, 2: 3}[stride] ** 2  # those whose window lies inside
+
+
+def test_rows_are_ten_per_feature_as_far_as_memory_goes():
+    assert most_rows(10) == 5000
+    assert most_rows(3000) == 30_000
+    assert most_rows(6000) * 6000 <= MOST_ENTRIES
+    assert most_rows(100_000) == 300_000
 
 
 def test_keys_and_refusals():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.cases import CLASSIFY, CNN, classes
 from tests.reference.linearity_probes import evaluate, linearised_losses
+from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.models.resnet import resnet
@@ -45,7 +46,8 @@ def names_of(model):
 def test_costs_of_sites_equal_the_plain_loop(model, cumulative):
     names = names_of(model)
     weights = dict(model.state_dict())
-    subject = with_lines(model, weights, FIT, CLASSIFY, names)
+    subject, reasons = with_lines(model, weights, FIT, CLASSIFY, names)
+    assert reasons == {}
     found = subject.evaluated(DATA, CLASSIFY, cumulative)
     expected = linearised_losses(model, names, FIT, DATA, CLASSIFY, cumulative)
     np.testing.assert_allclose(found.losses.mean(1), [loss for loss, _ in expected], rtol=1e-4)
@@ -53,23 +55,22 @@ def test_costs_of_sites_equal_the_plain_loop(model, cumulative):
     assert len({round(loss, 6) for loss, _ in expected}) > 3
 
 
-def test_activations_that_work_in_place_share_what_does_not_depend_on_them(model, caplog):
-    assert any(getattr(module, "inplace", False) for module in model.modules())
-    subject = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
-    with caplog.at_level(logging.WARNING, "layerscope"):
-        subject.evaluated(DATA, CLASSIFY, False)
-    assert caplog.messages == []  # plain calls would be announced
+def test_variants_share_their_work_where_activations_work_in_place(model, caplog):
+    assert model.get_submodule("stage0.activation").inplace
+    subject, _ = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
+    subject.evaluated(DATA, CLASSIFY, False)
+    assert [log.name for log in caplog.records if log.name.startswith("layerscope")] == []
 
 
 def test_the_base_is_the_model_bit_for_bit(model):
-    subject = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
+    subject, _ = with_lines(model, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
     with torch.no_grad():
         assert torch.equal(subject.model.eval()(DATA[0][0]), model(DATA[0][0]))
 
 
 def test_a_linear_network_costs_nothing(model):
     straight = linearise(model, "all", FIT[0][:2])
-    subject = with_lines(straight, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
+    subject, _ = with_lines(straight, dict(model.state_dict()), FIT, CLASSIFY, names_of(model))
     losses = subject.evaluated(DATA, CLASSIFY, True).losses.mean(1)
     np.testing.assert_allclose(losses, losses[0], rtol=1e-4)
 
@@ -125,6 +126,67 @@ def test_the_last_checkpoint_alone_by_default(run):
     assert dataset["step"].values.tolist() == run.steps[-1:]
 
 
+class Flipping(nn.Module):
+    """Its second activation acts on complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        hidden = torch.fft.fft(torch.relu(self.embed(x)))
+        return self.head(torch.relu(torch.tanh(hidden).abs() - 0.5))
+
+
+def untrained(model, batch, path):
+    with Recorder(model, path, task=CLASSIFY, batch=batch, steps_per_epoch=1) as recorder:
+        return recorder.run
+
+
+@pytest.mark.parametrize(
+    ("of", "missing"),
+    [
+        ("sites", ["", "does not act on real numbers of several examples", ""]),
+        (
+            "first",
+            [
+                "",
+                "does not act on real numbers of several examples",
+                "follows 'tanh()', which has no line",
+            ],
+        ),
+    ],
+)
+def test_activations_without_a_line_have_a_reason_instead_of_a_cost(tmp_path, of, missing):
+    batch = classes(4)(0)
+    run = untrained(Flipping(), batch, tmp_path / "run")
+    given = {"model": Flipping(), "task": CLASSIFY, "data": [classes(4)(1)]}
+    dataset = measure(LinearisationCost(of=of), run, **given)
+    assert dataset["missing"].values.tolist() == missing
+    assert dataset["loss_increase"].isnull().values[-1].tolist() == [bool(why) for why in missing]
+
+
+def test_a_model_without_any_line_is_refused(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    batch = classes(4)(0)
+    run = untrained(model, batch, tmp_path / "run")
+    given = {"model": model, "task": CLASSIFY, "data": [batch]}
+    given["batch"] = (batch[0] / 0, batch[1])
+    with pytest.raises(LayerscopeError, match="'1' before holds values that are not finite"):
+        measure(LinearisationCost(), run, **given)
+
+
+def test_a_model_whose_copy_runs_the_original_is_refused(model):
+    wrapped = trained()
+    forward = wrapped.forward
+    wrapped.forward = lambda x: forward(x)
+    for replaced in (with_lines, with_layer_maps):
+        with pytest.raises(LayerscopeError, match=r"copy of .* runs modules of the original"):
+            replaced(wrapped, dict(model.state_dict()), FIT, CLASSIFY, ["stage0.activation"])
+
+
 def test_refusals(model):
+    with pytest.raises(LayerscopeError, match="Did you mean 'last'"):
+        LinearisationCost(checkpoints="lats")
     with pytest.raises(LayerscopeError, match="of of LinearisationCost"):
         LinearisationCost(of="site")

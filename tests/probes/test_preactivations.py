@@ -11,7 +11,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.models.resnet import resnet
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.sites import find_sites
-from layerscope.probes import Preactivations, WeightChange, measure
+from layerscope.probes import LinearShare, Preactivations, WeightChange, measure
 from layerscope.probes.base import Moment
 from layerscope.recording.recorder import Recorder
 from layerscope.schedule import every
@@ -161,8 +161,43 @@ def test_what_a_model_does_not_reach_is_missing():
     )
     found = Preactivations().measure(off, rows)
     assert rows.names == ("tanh()", "relu()")
-    assert off.missing == {"relu()": "has no real values here, or did not run"}
+    assert off.missing == {"relu()": "did not run"}
     assert found["mean"].isnan().tolist() == [False, True]
+
+
+class Exploding(nn.Module):
+    """What enters its second activation is not finite; a third one acts on complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        torch.sigmoid(hidden / 0)
+        return self.last(torch.tanh(torch.fft.fft(hidden)).abs())
+
+
+def test_values_that_are_not_finite_or_not_real_are_missing_at_that_site_only():
+    _, found, moment = measured(Preactivations(), Exploding(), classes(4)(0))
+    assert moment.missing == {
+        "sigmoid()": "before holds values that are not finite",
+        "tanh()": "has no real values",
+    }
+    assert found["mean"].isnan().tolist() == [False, True, True]
+
+
+def test_where_no_site_has_values_the_first_reason_is_given():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    batch = classes(4)(0)
+    with pytest.raises(LayerscopeError, match="'1' before holds values that are not finite"):
+        measured(Preactivations(), model, (batch[0] / 0, batch[1]))
+
+
+@pytest.mark.parametrize("probe", [Preactivations, LinearShare])
+def test_modes_are_checked(probe):
+    with pytest.raises(LayerscopeError, match="Did you mean 'train'"):
+        probe(mode="trian")
 
 
 def test_figures_of_a_measured_run(run):

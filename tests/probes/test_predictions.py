@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 from tests.cases import CASES, CLASSIFY, CNN
+from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.task import Task
@@ -63,5 +64,10 @@ def test_what_is_no_classifier_is_refused():
     batch = (CNN.batch(1)[0], torch.rand(8, 3))
     with pytest.raises(LayerscopeError, match="no class for every example"):
         predicted_classes(CNN.model(), {}, [batch], Task.regression())
+    inputs, labels = CNN.batch(1)
+    with pytest.raises(LayerscopeError, match="outputs are no logits"):
+        predicted_classes(nn.Unflatten(1, (1, 1)), {}, [(inputs, labels)], CLASSIFY)
+    with pytest.raises(LayerscopeError, match="Did you mean 'last'"):
+        Predictions(checkpoints="lats")
     with pytest.raises(LayerscopeError, match="no data to predict"):
         predicted_classes(CNN.model(), {}, [], CLASSIFY)

@@ -6,18 +6,38 @@ from typing import Any
 
 from tests.awkward import AWKWARD as CASES
 from tests.awkward import DERIVED, convolutions
-from tests.zoo.specimen import NO_ATTACK, NO_HESSIAN, anew, specimen
+from tests.zoo.specimen import (
+    NO_ACTIVATION,
+    NO_ATTACK,
+    NO_CLASSES,
+    NO_HESSIAN,
+    NO_LOGITS,
+    anew,
+    specimen,
+)
 
 _BUILDS = {case.name: case.build for case in CASES}
-_TOKENS: dict[str, Any] = {"refused": NO_ATTACK}
+_TOKENS: dict[str, Any] = {"refused": NO_ATTACK | NO_CLASSES}
+_GONE = "no activation function can be measured: 'tanh\\(\\)' did not run"
 KNOWN: dict[str, dict[str, Any]] = {
     "plain statistic": {"carried": True},
-    "counting": {"carried": True},
+    "counting": {
+        "carried": True,
+        "refused_live": {"preactivations": _GONE, "linear_share": _GONE},
+    },
     "own generator": {"carried": True},
     "renormalised": _TOKENS,
     "autocast as a method": {"twin": anew(convolutions)},
-    "autocast in a closure": {"twin": anew(convolutions)},
-    "sparse": {"refused": NO_ATTACK | NO_HESSIAN},
+    "autocast in a closure": {
+        "twin": anew(convolutions),
+        "refused": {"linearisation_cost": "copy of Sequential runs modules of the original"},
+    },
+    "sparse": {"refused": NO_ATTACK | NO_HESSIAN | NO_CLASSES},
+    "none beside": {"refused": NO_LOGITS},
+    **{
+        name: {"refused": NO_ACTIVATION}
+        for name in ("straight-through", "branching", "experts", "packed")
+    },
     "listed": {
         "refused": {
             "response_frequency": "no layer can be measured: 'a' is not called by the model",

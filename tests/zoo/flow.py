@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tests.cases import CLASSIFY, OPERATORS, classes
-from tests.zoo.specimen import NO_ATTACK, Specimen, specimen
+from tests.zoo.specimen import NO_ACTIVATION, NO_ATTACK, Specimen, specimen
 from torch import nn
 
 from layerscope.networks.task import Task
@@ -41,5 +41,5 @@ BY_LENGTH = Task(
 
 FLOW = (
     Specimen("padding mask", Masked, _sequences, BY_LENGTH, refused=NO_ATTACK),
-    *(specimen(case) for case in OPERATORS if case.name == "LSTM"),
+    *(specimen(case, refused=NO_ACTIVATION) for case in OPERATORS if case.name == "LSTM"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tests.cases import CLASSIFY, classes
-from tests.zoo.specimen import NO_ATTACK, Specimen
+from tests.zoo.specimen import NO_ATTACK, NO_CLASSES, Specimen
 from torch import nn
 
 from layerscope.networks.task import Task
@@ -84,17 +84,19 @@ FOREIGN = (
         _model("GPT2LMHeadModel", "GPT2Config", **_GPT2, **_SPECIAL),
         _tokens,
         Task.language_model(),
-        refused=NO_ATTACK,
+        refused=NO_ATTACK | NO_CLASSES,
         probes=_QUICK,
         unit="block",
     ),
-    Specimen("BERT", _bert, _encoding, TEXTS, refused=NO_ATTACK, probes=_QUICK, unit="block"),
+    Specimen(
+        "BERT", _bert, _encoding, TEXTS, refused=NO_ATTACK | NO_CLASSES, probes=_QUICK, unit="block"
+    ),
     Specimen(
         "Llama",
         _model("LlamaForCausalLM", "LlamaConfig", **_LLAMA, **_SPECIAL),
         _tokens,
         Task.language_model(),
-        refused=NO_ATTACK,
+        refused=NO_ATTACK | NO_CLASSES,
         probes=_QUICK,
         unit="block",
     ),
@@ -110,7 +112,7 @@ FOREIGN = (
         ),
         lambda seed: _tokens(seed, False),
         Task.language_model(),
-        refused=NO_ATTACK,
+        refused=NO_ATTACK | NO_CLASSES,
         probes=_QUICK,
     ),
     Specimen(
@@ -128,7 +130,7 @@ FOREIGN = (
         ),
         _tokens,
         Task.language_model(),
-        refused=NO_ATTACK,
+        refused=NO_ATTACK | NO_CLASSES,
         probes=_QUICK,
         unit="block",
     ),

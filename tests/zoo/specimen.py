@@ -14,6 +14,11 @@ from layerscope.probes import Probe
 
 NO_ATTACK = {"adversarial_accuracy": "an attack needs batches .inputs, labels."}
 NO_HESSIAN = {"loss_landscape": "no second derivative"}
+NO_ACTIVATION = dict.fromkeys(
+    ("preactivations", "linear_share", "linearisation_cost"), "no activation function was found in"
+)
+NO_CLASSES = {"predictions": "the data have no class for every example"}
+NO_LOGITS = {"predictions": "the outputs are no logits of classes"}
 NO_BLOCKS = "no module matches the pattern 'blocks"
 
 
@@ -24,6 +29,7 @@ class Specimen(Case):
     Attributes:
         refused: For each probe that cannot measure it, by its name in ``PROBES``, a pattern of the
             message.
+        refused_live: The same of those that are refused while it trains, but not from checkpoints.
         blocks: Whether its blocks have the names by which `BlockContributions` finds them.
         unit: What makes a layer.
         unrecordable: Pattern of the message with which recording is refused; empty if it is not.
@@ -39,6 +45,7 @@ class Specimen(Case):
 
     layers: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    refused_live: Mapping[str, str] = field(default_factory=dict)
     blocks: bool = False
     unit: str = "module"
     unrecordable: str = ""

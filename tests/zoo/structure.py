@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tests.cases import CLASSIFY, TIED, UNUSED, classes
-from tests.zoo.specimen import NO_ATTACK, Specimen, specimen
+from tests.zoo.specimen import NO_ATTACK, NO_CLASSES, Specimen, specimen
 from torch import nn
 
 from layerscope.models.fcn import residual_fcn
@@ -80,7 +80,7 @@ STRUCTURE = (
         blocks=True,
     ),
     specimen(UNUSED),
-    specimen(TIED, refused=NO_ATTACK),
+    specimen(TIED, refused=NO_ATTACK | NO_CLASSES),
     Specimen("LoRA", _lora, classes(4), CLASSIFY),
     Specimen("DenseNet", DenseNet, classes(3, 8, 8), CLASSIFY),
     Specimen(

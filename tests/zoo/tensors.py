@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tests.cases import CLASSIFY, classes, cnn
-from tests.zoo.specimen import NO_ATTACK, NO_HESSIAN, Specimen
+from tests.zoo.specimen import NO_ACTIVATION, NO_ATTACK, NO_HESSIAN, NO_LOGITS, Specimen
 from torch import nn
 
 from layerscope.networks.task import Task
@@ -112,9 +112,9 @@ def _rgb() -> nn.Module:
 
 TENSORS = (
     Specimen("zero size", ZeroSize, classes(4), CLASSIFY),
-    Specimen("EmbeddingBag", Bag, _ids, CLASSIFY, refused=NO_ATTACK | NO_HESSIAN),
+    Specimen("EmbeddingBag", Bag, _ids, CLASSIFY, refused=NO_ATTACK | NO_HESSIAN | NO_ACTIVATION),
     Specimen("Bilinear", Pair, classes(4), CLASSIFY),
     Specimen("dict outputs", lambda: Wrapped("dict"), classes(4), _picking("logits")),
-    Specimen("two outputs", lambda: Wrapped("two"), classes(4), TWO),
+    Specimen("two outputs", lambda: Wrapped("two"), classes(4), TWO, refused=NO_LOGITS),
     Specimen("channels last", _rgb, _channels_last, CLASSIFY),
 )

@@ -11,7 +11,8 @@ The first three ask whether outputs are an affine function of the inputs they be
 one compares distributions: it is made for activations, and of the linear maps of whole layers it
 recognises only those with a symmetric positive semi-definite matrix.
 
-Everything is computed in float64 and without gradients, on the device of the values.
+Everything is computed in float64 and without gradients, on the device of the values; of
+preactivations, which may be measured at every step, only the sums are.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ RIDGES = (0.0, *(10.0**k for k in range(-6, 4)))
 """Ridges that are tried, as shares of the mean variance of an input."""
 NORMAL_RECTIFIER = math.pi / (2 * (math.pi - 1))
 """Share that a straight line explains of a rectifier's output for normal inputs of mean 0: .73."""
+NEARLY_CONSTANT = 1e-3
+"""Variance, as a share of the mean square, below which it is taken of deviations."""
 
 
 class NodeShares(NamedTuple):
@@ -88,8 +91,10 @@ def node_shares(before: Float[Tensor, "samples nodes *places"]) -> NodeShares:
     Raises:
         LayerscopeError: There is no value, or one is not finite.
     """
-    positive = _rows("before", before) > 0
-    on, off = positive.all(0), ~positive.any(0)
+    _enough("before", before, 1)
+    low, high = _extremes(before)
+    _refuse_infinite("before", torch.stack([low, high]))
+    on, off = low > 0, high <= 0
     return NodeShares(*(float(nodes.double().mean()) for nodes in (on, off, ~(on | off))))
 
 
@@ -108,8 +113,21 @@ def preactivation(before: Float[Tensor, "samples nodes *places"]) -> Preactivati
     Raises:
         LayerscopeError: There is no value, or one is not finite.
     """
-    values = _rows("before", before)
-    return Preactivation(float(values.mean()), float(values.std(correction=0)))
+    _enough("before", before, 1)
+    values = before.detach().permute(_memory_order(before)).flatten()
+    values = values if values.dtype == torch.float64 else values.float()
+    _refuse_infinite("before", mean := values.mean(dtype=torch.float64))
+    variance, square = _about(values, mean)
+    if float(variance) < NEARLY_CONSTANT * float(square):  # the difference has lost its digits
+        near = mean.to(values.dtype)
+        variance, _ = _about(values - near, mean - near)
+    return Preactivation(float(mean), float(variance.clamp_min(0.0).sqrt()))
+
+
+def _about(values: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance of values with a known mean, and their mean square."""
+    square = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
+    return square - mean.square(), square
 
 
 def affine_fit(
@@ -195,6 +213,31 @@ def least_squares_map(
     Source: Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good
     ridge parameter" (Technometrics 1979).
     """
+    return _ridge_fit(x, y, ridges).map()
+
+
+class _RidgeFit(NamedTuple):
+    """An affine map ``(x - x_mean) @ axes @ coefficients + y_mean``.
+
+    With fewer examples than inputs it takes far less memory than the matrix of the map.
+    """
+
+    x_mean: Tensor
+    y_mean: Tensor
+    axes: Tensor
+    coefficients: Tensor
+    ridge: float
+
+    def map(self) -> AffineMap:
+        weight = self.axes @ self.coefficients
+        intercept = self.y_mean - self.x_mean @ weight
+        return AffineMap(weight, intercept, self.ridge, self.axes.shape[1])
+
+    def predicted(self, x: Tensor) -> Tensor:
+        return (x - self.x_mean) @ self.axes @ self.coefficients + self.y_mean
+
+
+def _ridge_fit(x: Tensor, y: Tensor, ridges: Sequence[float]) -> _RidgeFit:
     x_mean, x_centred = _centred(_finite("x", x, 2))
     y_mean, y_centred = _centred(_finite("y", y, 2))
     if not ridges or min(ridges) < 0:
@@ -202,7 +245,7 @@ def least_squares_map(
     n, inputs = x_centred.shape
     squares, axes = _principal_axes(x_centred)
     unit = float(x_centred.square().sum()) / inputs
-    projected = axes.T @ (x_centred.T @ y_centred)
+    projected = (x_centred @ axes).T @ y_centred
     explained = projected.square().sum(1) / squares
     outside = (y_centred.square().sum() - explained.sum()).clamp_min(0.0)
 
@@ -213,8 +256,8 @@ def least_squares_map(
         return n * float(residual) / freedom**2 if freedom else math.inf
 
     ridge = min(ridges, key=score)
-    weight = axes @ (projected / (squares + ridge * unit)[:, None])
-    return AffineMap(weight, y_mean - x_mean @ weight, ridge, len(squares))
+    coefficients = projected / (squares + ridge * unit)[:, None]
+    return _RidgeFit(x_mean, y_mean, axes, coefficients, ridge)
 
 
 def held_out_r2(
@@ -244,13 +287,12 @@ def held_out_r2(
         LayerscopeError: There are fewer than 2 examples to fit to or none to test on, values that
             are not finite, no ridge, or one below 0.
     """
-    fitted = least_squares_map(x_fit, y_fit, ridges)
+    fitted = _ridge_fit(x_fit, y_fit, ridges)
     x, y = _finite("x_test", x_test, 1), _finite("y_test", y_test, 1)
-    y_mean, _ = _centred(_finite("y_fit", y_fit, 2))
-    residual = (y - x @ fitted.weight - fitted.intercept).square().sum()
-    r2 = 1.0 if float(residual) == 0 else float(1 - residual / (y - y_mean).square().sum())
+    residual = (y - fitted.predicted(x)).square().sum()
+    r2 = 1.0 if float(residual) == 0 else float(1 - residual / (y - fitted.y_mean).square().sum())
     n, inputs = x_fit.shape
-    return HeldOutFit(r2, fitted.ridge, n, inputs, fitted.rank)
+    return HeldOutFit(r2, fitted.ridge, n, inputs, fitted.axes.shape[1])
 
 
 def affinity_score(
@@ -313,18 +355,46 @@ def affinity_score(
 
 def _finite(name: str, tensor: Tensor, least: int) -> Tensor:
     """The values in float64, if there are enough of them and all are finite."""
+    _enough(name, tensor, least)
+    values = tensor.detach().double()
+    _refuse_infinite(name, values)
+    return values
+
+
+def _enough(name: str, tensor: Tensor, least: int) -> None:
     if len(tensor) < least or not tensor.numel():
         raise LayerscopeError(
             f"{name} has shape {tuple(tensor.shape)}.",
             f"It needs at least {least} in its first dimension and 1 in every other.",
         )
-    values = tensor.detach().double()
+
+
+def _refuse_infinite(name: str, values: Tensor) -> None:
     if not bool(values.isfinite().all()):
         raise LayerscopeError(
             f"{name} holds values that are not finite.",
             "Measure a moment at which the network has not diverged.",
         )
-    return values
+
+
+def _extremes(before: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest value of every node: over samples first, then over places."""
+    order = [dim for dim in _memory_order(before) if dim]
+    laid_out = before.detach().permute(0, *order)
+    shape, node = laid_out.shape[1:], order.index(1)
+    low, high = (
+        values.view(shape).movedim(node, 0).reshape(before.shape[1], -1)
+        for values in (laid_out.flatten(1).amin(0), laid_out.flatten(1).amax(0))
+    )
+    return low.amin(1), high.amax(1)
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """Dimensions as they lie in memory, where channels may come last.
+
+    Reductions over several dimensions in another order take longer than the model does.
+    """
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 def _same_shape(inputs: Tensor, outputs: Tensor) -> None:

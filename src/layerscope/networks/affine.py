@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.errors import LayerscopeError
 from layerscope.functional.linearity import affine_fit, least_squares_map
+from layerscope.networks.discovery import refuse_half_copied
 from layerscope.networks.isolation import copied, isolated
 from layerscope.networks.linear_maps import (
+    FEW,
     Window,
     applied,
     around,
@@ -26,7 +29,7 @@ from layerscope.networks.linear_maps import (
 )
 from layerscope.networks.names import named_modules
 from layerscope.networks.sites import Called, Site, keep_visiting, nodes_second, seeing
-from layerscope.networks.task import Task
+from layerscope.networks.task import Task, first_examples
 from layerscope.networks.variants import Evaluation, evaluate_variants
 
 PREFIX = "layerscope_"
@@ -91,9 +94,10 @@ class Replaceable:
         )
 
 
-def _with_maps(model: nn.Module) -> tuple[nn.Module, Maps]:
+def _with_maps(model: nn.Module, batch: Any, task: Task) -> tuple[nn.Module, Maps]:
     """A copy of a model, and where its maps are kept."""
     made = copied(model)
+    refuse_half_copied(model, made, first_examples(batch, FEW), task.forward)
     return made, Maps(made)
 
 
@@ -106,21 +110,19 @@ class _Lines:
 
     def __call__(self, call: Called) -> Tensor:
         output = call.run(call.input)
-        if call.name not in self.places:
-            return output
         row, axis = self.places[call.name]
         shape = [1] * call.input.ndim
         shape[axis] = -1
 
         def line(slope: Tensor, intercept: Tensor) -> Tensor:
-            return call.input * slope.view(shape) + intercept.view(shape)
+            return torch.addcmul(intercept.view(shape), call.input, slope.view(shape))
 
         return self.maps.chosen(row, line, output)
 
 
 def with_lines(
     model: nn.Module, weights: Mapping[str, Tensor], batch: Any, task: Task, names: Sequence[str]
-) -> Replaceable:
+) -> tuple[Replaceable, dict[str, str]]:
     """Activations as straight lines: the best one for every node of every site.
 
     Args:
@@ -129,24 +131,39 @@ def with_lines(
         batch: Examples to fit to.
         task: What they mean.
         names: Names of the sites.
+
+    Returns:
+        The model, and why a site has no line, by name.
+
+    Raises:
+        LayerscopeError: The model cannot be copied.
     """
-    made, maps = _with_maps(model)
+    made, maps = _with_maps(model, batch, task)
     rows = {name: row for row, name in enumerate(names)}
+    reasons = dict.fromkeys(names, "did not run on the batch")
     places: dict[str, tuple[int, int]] = {}
     every: dict[str, Site] = {}
 
     def note(site: Site, before: Tensor, after: Tensor) -> None:
         every[site.name] = site
-        fits = before.is_floating_point() and before.shape == after.shape and before.ndim > 1
-        if site.name in rows and site.name not in places and fits:
+        if site.name not in rows or site.name in places:
+            return
+        if not before.is_floating_point() or before.ndim < 2:
+            reasons[site.name] = "does not act on real numbers of several examples"
+            return
+        try:
             line = affine_fit(nodes_second(site, before), nodes_second(site, after))
-            maps.add(rows[site.name], *line, like=before)
-            places[site.name] = rows[site.name], site.axis
+        except LayerscopeError as error:
+            reasons[site.name] = error.message.rstrip(".")
+            return
+        maps.add(rows[site.name], *line, like=before)
+        places[site.name] = rows[site.name], site.axis
+        del reasons[site.name]
 
     with isolated(model, weights=weights), torch.no_grad(), seeing(model, note):
         task.forward(model, batch)
     keep_visiting(made, _Lines(maps, places), list(every.values()), places)
-    return Replaceable(made, maps, weights, len(names))
+    return Replaceable(made, maps, weights, len(names)), reasons
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +199,11 @@ def with_layer_maps(
 
     Returns:
         The model, and why a layer has no map, by name.
+
+    Raises:
+        LayerscopeError: The model cannot be copied.
     """
-    made, maps = _with_maps(model)
+    made, maps = _with_maps(model, batch, task)
     known = dict(named_modules(model))
     rows = {name: row for row, name in enumerate(names) if name in known}
     windows = find_windows(model, batch, task, list(rows), weights)

@@ -85,6 +85,29 @@ def run_example(model: nn.Module, example: Any, forward: Forward | None) -> Any:
     return model(*example) if isinstance(example, tuple | list) else model(example)
 
 
+def refuse_half_copied(
+    model: nn.Module, made: nn.Module, example: Any, forward: Forward | None
+) -> None:
+    """Refuse a copy that runs modules of the model it was made of; it runs once.
+
+    A function that encloses a model's own ``forward`` is not copied with the model.
+
+    Raises:
+        LayerscopeError: It runs one.
+    """
+    ran: list[str] = []
+    with isolated(model), isolated(made), torch.no_grad():
+        for name, module in named_modules(model):
+            module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        run_example(made, example, forward)
+    if ran:
+        raise LayerscopeError(
+            f"the copy of {type(model).__name__} runs modules of the original, such as {ran[0]!r}.",
+            "Wrap forward in a class or as a method: a function that encloses the model's own "
+            "forward is not copied. layerscope.surgery.linearised changes the model itself.",
+        )
+
+
 def _checked(model: Any) -> nn.Module:
     """The user's own module, if it is one whose layers can be found."""
     if not isinstance(model, nn.Module):

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from layerscope.functional.linearity import held_out_r2
 from layerscope.networks.isolation import isolated
 from layerscope.networks.names import named_modules, unwrap
-from layerscope.networks.task import Task, examples, rows
+from layerscope.networks.task import Task, first_examples
 
 FEW = 8
 """Examples from which windows are seen."""
 LEAST_ROWS, ROWS_PER_FEATURE = 5000, 10
 """Rows that are drawn where there are more: so many, or ten per feature if that is more."""
+MOST_ENTRIES, FEWEST_PER_FEATURE = 2**27, 3
+"""Entries of all these rows, a gibibyte of float64, beyond which only three per feature are drawn.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def find_windows(
         or on so much of it that the window meets its border everywhere.
     """
     model = unwrap(model)
-    batch = rows(batch, 0, FEW) if examples(batch) > FEW else batch
+    batch = first_examples(batch, FEW)
     found: dict[str, Window | None] = {}
 
     def see(name: str, run: Callable[[Tensor], Any], input: Tensor) -> Any:
@@ -195,7 +198,7 @@ def paired_rows(
     (examples, features) are rows as they are, and so is every position of (examples, positions,
     features). Of images every place is a row, with the window before it, where that lies inside
     the image; without a window every example is a row, with all of its places. Of many rows a
-    random choice is taken, at least ten for every feature.
+    random choice is taken: ten for every feature, fewer where that takes too much memory.
 
     Args:
         input: What enters.
@@ -203,7 +206,7 @@ def paired_rows(
         window: What a place of an image depends on.
         seed: Seed of the choice.
     """
-    most = max(LEAST_ROWS, ROWS_PER_FEATURE * features(input, output, window))
+    most = most_rows(features(input, output, window))
     generator = torch.Generator().manual_seed(seed)
     if window is None or not is_image(input):
         by_position = _by_position(input, output)
@@ -217,6 +220,12 @@ def paired_rows(
     example, down, across = (index.to(input.device) for index in (example, down, across))
     x = window.unfolded(input, places)[example, down, across].flatten(1)
     return x, output[example, :, down, across]
+
+
+def most_rows(features: int) -> int:
+    """How many rows are drawn of more, for so many features each."""
+    fitting = max(MOST_ENTRIES // features, FEWEST_PER_FEATURE * features)
+    return max(LEAST_ROWS, min(ROWS_PER_FEATURE * features, fitting))
 
 
 def _by_position(input: Tensor, output: Tensor) -> bool:

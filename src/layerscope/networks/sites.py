@@ -3,13 +3,16 @@
 Activations are modules (``nn.ReLU``, or a model's own such as ``NewGELUActivation``) and calls of
 functions (``torch.relu``, ``F.gelu``, ``x.relu_()``). Both are met while the model runs as it is:
 nothing has to be traceable. Not among them are softmax, pooling, the gates inside recurrent layers,
-which are one operator, and ``GLU``, whose output has another shape than its input.
+which are one operator, ``GLU`` and whatever else gives another shape than it takes, what acts on
+integers, and what parametrisations make weights of.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from layerscope.errors import LayerscopeError
@@ -54,6 +59,7 @@ FUNCTIONS = {
     "hardswish": "Hardswish",
     "hardsigmoid": "Hardsigmoid",
     "threshold": "Threshold",
+    "_threshold": "Threshold",
 }
 """Kinds of activation by the names of the functions of torch that compute them."""
 CLAMPS = ("clamp", "clamp_min", "clip")
@@ -63,7 +69,11 @@ NAMED = re.compile(
     re.IGNORECASE,
 )
 """What the class of a module that is an activation is called after."""
+APPLY = inspect.unwrap(torch.autograd.Function.apply).__code__
 CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
+CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+NORMS_LAST = (nn.LayerNorm, nn.RMSNorm)
+"""Normalisations of the last dimensions; what is derived of them may normalise others."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,13 @@ class Site:
         module: Dotted name of the module; empty for the model itself.
         behind: Dotted name of the module with parameters that ran last before it.
         axis: Dimension of the nodes (channels, units): 1 behind convolutions and the
-            normalisations that go with them, the last one otherwise.
+            normalisations that go with them, the last one otherwise. Modules that scale or
+            activate leave it as it is.
         gated: Whether what leaves it is multiplied by another tensor right away, as in SwiGLU or
             squeeze-and-excitation: without the activation that product is not linear either.
         linear: Whether it was linearised: what enters leaves.
+        own_backward: Whether it runs inside of a `torch.autograd.Function`, whose backward pass
+            would stay what it is if the activation were left out.
     """
 
     name: str
@@ -93,6 +106,7 @@ class Site:
     axis: int
     gated: bool = False
     linear: bool = False
+    own_backward: bool = False
 
 
 class Called(NamedTuple):
@@ -156,11 +170,14 @@ class _Search:
     def __init__(self) -> None:
         self.found: dict[str, Site] = {}
         self._behind: tuple[str, int] = "", -1
-        self._left: dict[int, tuple[str, Tensor]] = {}
+        self._left: dict[int, tuple[str, weakref.ref[Tensor]]] = {}
 
     def __call__(self, call: Called) -> Tensor:
+        version = _version(call.input)
         output = call.run(call.input)
-        linear = output is call.input
+        if not isinstance(output, Tensor) or output.shape != call.input.shape:
+            return output
+        linear = output is call.input and _version(output) == version
         behind, axis = self._behind
         if call.name not in self.found:
             self.found[call.name] = Site(
@@ -171,21 +188,46 @@ class _Search:
                 behind,
                 axis if call.input.ndim > 2 else -1,
                 linear=linear,
+                own_backward=_inside_autograd_function(),
             )
-        self._left[id(output)] = call.name, output
+        self._left[id(output)] = call.name, weakref.ref(output)
         return output
 
     def pass_by(self, name: str, what: Any, inputs: Sequence[Any]) -> None:
         """Look at a module or function on the way."""
         if isinstance(what, nn.Module):
-            if next(what.parameters(recurse=False), None) is not None:
-                self._behind = name, 1 if isinstance(what, CHANNELS_FIRST) else -1
+            own = next(what.parameters(recurse=False), None)
+            if own is not None or is_parametrized(what):
+                self._behind = name, _axis(what, self._behind[1])
         elif what in PRODUCTS:
             tensors = [x for x in inputs if isinstance(x, Tensor) and x.numel() > 1]
             for tensor in tensors if len(tensors) > 1 else ():
-                name = self._left.get(id(tensor), ("", tensor))[0]
-                if name:
+                name, left = self._left.get(id(tensor), ("", None))
+                if left is not None and left() is tensor:
                     self.found[name] = replace(self.found[name], gated=True)
+
+
+def _inside_autograd_function() -> bool:
+    """Whether what runs was called by the forward pass of a `torch.autograd.Function`."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not APPLY:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _axis(module: nn.Module, before: int) -> int:
+    """Dimension of the nodes behind a module with parameters; it was another one before it."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, CHANNELS_FIRST) or (weight is not None and weight.ndim > 2):
+        return 1
+    if isinstance(module, CHANNELS_LAST) or type(module) in NORMS_LAST:
+        return -1
+    return before
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often it was changed in place; None where that is not counted."""
+    return None if tensor.is_inference() else tensor._version
 
 
 @contextlib.contextmanager
@@ -203,7 +245,8 @@ def seeing(model: nn.Module, see: Callable[[Site, Tensor, Tensor], None]) -> Ite
 
     def visit(call: Called) -> Tensor:
         output = search(call)
-        see(search.found[call.name], call.input, output)
+        if call.name in search.found:
+            see(search.found[call.name], call.input, output)
         return output
 
     with visiting(model, visit, search.pass_by):
@@ -292,7 +335,7 @@ def keep_linear(model: nn.Module, sites: Sequence[Site], every: Sequence[Site]) 
     """
     # Those that are linear already are not run by what is put around them, nor counted there.
     names = frozenset(site.name for site in (*sites, *every) if site.linear or site in sites)
-    return keep_visiting(model, _Linear(names), every, names)
+    return keep_visiting(model, _identity_at, every, names)
 
 
 def keep_visiting(
@@ -302,9 +345,9 @@ def keep_visiting(
 
     Args:
         model: The module, changed: its modules with activations get a ``forward`` of their own.
-        visit: Called for every site as it runs; copied with the model.
+        visit: Called for some sites as they run; copied with the model.
         every: All sites of the model.
-        names: Names of those for which it does anything.
+        names: Names of those for which it is called; the others run as they are.
 
     Returns:
         What undoes it.
@@ -312,8 +355,10 @@ def keep_visiting(
     modules = dict(named_modules(model))
     functions = any(name.split("#")[0].endswith("()") for name in names)
     inside = {site.module for site in every} | {""}
-    calls = Calls(visit, functions=functions)
-    found = _install(model, calls, {n: m for n, m in modules.items() if n in inside})
+    calls = Calls(visit, functions=functions, names=frozenset(names))
+    # Where functions are counted, all modules are framed: others may run in train mode.
+    framed = {n: m for n, m in modules.items() if functions or n in inside}
+    found = _install(model, calls, framed)
     fused = [m for m in modules.values() if isinstance(m, nn.TransformerEncoderLayer)]
     for layer in fused:  # whose fast path in eval mode would not call the activation
         found.append((layer, vars(layer)["activation_relu_or_gelu"]))
@@ -336,12 +381,8 @@ class Kept:
                 _put_back(module, own)
 
 
-@dataclass(frozen=True)
-class _Linear:
-    names: frozenset[str]
-
-    def __call__(self, call: Called) -> Tensor:
-        return call.input if call.name in self.names else call.run(call.input)
+def _identity_at(call: Called) -> Tensor:
+    return call.input
 
 
 def _install(
@@ -352,8 +393,7 @@ def _install(
     for name, module in modules.items():
         own = vars(module).get("forward")
         found.append((module, own))
-        frame = _Frame(module, own, name, calls, root=module is model)
-        module.forward = frame
+        module.forward = _Frame(module, own, name, calls)
     return found
 
 
@@ -369,7 +409,8 @@ class Calls:
     """What the frames of one model share while it runs.
 
     Attributes:
-        visit: Called for every site.
+        visit: Called for the sites.
+        names: The sites for which it is called; None for all.
         functions: Whether functions are looked at; modules always are.
         pass_by: As for `visiting`.
     """
@@ -377,19 +418,20 @@ class Calls:
     visit: Visit
     functions: bool = True
     pass_by: PassBy | None = None
+    names: frozenset[str] | None = None
     stack: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     looking: bool = False
     inside: bool = False
 
     @contextlib.contextmanager
-    def within(self, name: str, root: bool) -> Iterator[None]:
+    def within(self, name: str) -> Iterator[None]:
         """While a module runs.
 
         Its functions are looked at also outside of a pass, as when a part is computed again for
         the backward pass.
         """
-        if root or not self.stack:
+        if not self.stack:
             self.counts.clear()
         begins = self.functions and not self.looking
         self.stack.append(name)
@@ -405,67 +447,96 @@ class Calls:
             if begins:
                 self.looking = False
 
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While what runs is looked at as a whole, or not at all."""
+        self.inside = True
+        try:
+            yield
+        finally:
+            self.inside = False
+
     def site(
         self,
         name: str,
         kind: str,
         input: Tensor,
         run: Callable[[Tensor], Tensor],
-        in_place: bool,
-        untouched: Callable[[], bool] = lambda: False,
+        in_place: bool | None,
     ) -> tuple[Tensor, bool]:
         """The output at a site, and whether it is what entered, unchanged.
 
-        ``untouched`` says of an activation in place whether the last run of it changed nothing.
+        Args:
+            name: Of the site, without the number of the call.
+            kind: As for `Site`.
+            input: What enters.
+            run: The activation.
+            in_place: Whether that changes what enters; None where only running it can tell.
         """
         self.counts[name] += 1
         number = self.counts[name]
         full = name if number == 1 else f"{name}#{number}"
-        self.inside = True
+        if self.names is not None and full not in self.names:
+            with self.hidden():
+                output = run(input)
+            return output, in_place is False and output is input
+        writes = bool(in_place)
 
         def apart(x: Tensor) -> Tensor:
-            if not in_place:
+            nonlocal writes
+            if in_place is False:
                 return run(x)
-            made = run(x.clone())
-            return x if untouched() else made
+            copy = _counted_copy(x)
+            before, made = copy._version, run(copy)
+            changed = copy._version != before or (made is copy and not _counted(copy))
+            writes = writes or changed
+            return x if made is copy and not changed else made
 
-        try:
+        with self.hidden():
             output = self.visit(Called(full, kind, self.stack[-1], input, apart))
-        finally:
-            self.inside = False
         same = output is input
-        return (input.copy_(output) if in_place and not same else output), same
+        return (input.copy_(output) if writes and not same else output), same
+
+
+def _counted(tensor: Tensor) -> bool:
+    """Whether changes in place are counted; inside of transformations, e.g. vmap, they are not."""
+    return not is_functorch_wrapped_tensor(tensor)
+
+
+def _counted_copy(tensor: Tensor) -> Tensor:
+    """A copy of which it is counted how often it is changed, in inference mode, too."""
+    if not torch.is_inference_mode_enabled():
+        return tensor.clone()
+    with torch.inference_mode(False):
+        return tensor.detach().clone()
 
 
 class _Frame:
     """Stands for the ``forward`` of a module: says that it runs, and visits it if it is a site."""
 
     def __init__(
-        self, module: nn.Module, own: Callable[..., Any] | None, name: str, calls: Calls, root: bool
+        self, module: nn.Module, own: Callable[..., Any] | None, name: str, calls: Calls
     ) -> None:
         self.module = module
         self.own = own
         self.name = name
         self.calls = calls
-        self.root = root
         self.kind = type(module).__name__ if is_activation(module) else ""
-        self.same = False
+        self.in_place = _in_place(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         calls = self.calls
         if calls.inside:  # of an activation that is a site as a whole
             return self._run(*args, **kwargs)
-        with calls.within(self.name, self.root):
-            if self.kind and args and isinstance(args[0], Tensor):
-                input, *rest = args
-                in_place = bool(getattr(self.module, "inplace", False))
-                output, self.same = calls.site(
-                    self.name,
-                    self.kind,
-                    input,
-                    lambda x: self._run(x, *rest, **kwargs),
-                    in_place,
-                    lambda: isinstance(self.own, _Frame) and self.own.same,
+        if isinstance(self.module, ParametrizationList):
+            with calls.hidden():
+                return self._run(*args, **kwargs)
+        with calls.within(self.name):
+            begins = _first(args, kwargs) if self.kind else None
+            if begins is not None:
+                input, again = begins
+                output, _ = calls.site(
+                    self.name, self.kind, input, lambda x: again(self._run, x), self.in_place
                 )
             else:
                 output = self._run(*args, **kwargs)
@@ -479,11 +550,38 @@ class _Frame:
         return type(self.module).forward(self.module, *args, **kwargs)
 
 
+def _in_place(module: nn.Module) -> bool | None:
+    """Whether an activation works in place; None for those that are not torch's own."""
+    known = type(module).__module__ == "torch.nn.modules.activation"
+    return bool(getattr(module, "inplace", False)) if known else None
+
+
+Again = Callable[[Callable[..., Any], Tensor], Any]
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Again] | None:
+    """The numbers with which a call begins, and how to call with others; None where it does not."""
+    key = "" if args else next((k for k, v in kwargs.items() if isinstance(v, Tensor)), "")
+    input = args[0] if args else kwargs.get(key)
+    if not isinstance(input, Tensor) or not (input.is_floating_point() or input.is_complex()):
+        return None
+
+    def again(run: Callable[..., Any], x: Tensor) -> Any:
+        return run(**{**kwargs, key: x}) if key else run(x, *args[1:], **kwargs)
+
+    return input, again
+
+
 def is_activation(module: nn.Module) -> bool:
-    """Whether a module is an activation as a whole: called after one, without parts that learn."""
+    """Whether a module is an activation as a whole: called after one, without parts that learn.
+
+    A few numbers may learn, such as slopes, but no matrix.
+    """
     name = type(module).__name__
     named = type(module).__module__ == "torch.nn.modules.activation" or NAMED.search(name)
     if not named or isinstance(module, nn.MultiheadAttention | nn.GLU) or "oftmax" in name:
+        return False
+    if any(sum(n > 1 for n in p.shape) > 1 for p in module.parameters(recurse=False)):
         return False
     return not any(True for child in module.children() for _ in child.parameters())
 
@@ -507,18 +605,20 @@ class _Functions(TorchFunctionMode):
             name = f"{calls.stack[-1]}.{function}()".lstrip(".")
             output, same = calls.site(name, kind, args[0], lambda x: x, False)
             return identity(output, function=function, kind=kind) if same else output
-        function = getattr(func, "__name__", "")
-        kind = _kind(function.rstrip("_") if function[:2] != "__" else "", args, kwargs)
-        if not kind or not (args and isinstance(args[0], Tensor)):
+        function = getattr(func, "__name__", "").partition(".")[0]  # relu.default of torch.ops
+        short = function.rstrip("_") if function[:2] != "__" else function
+        kind = _kind(short, args, kwargs)
+        begins = _first(args, kwargs) if kind else None
+        if begins is None:
             if calls.pass_by is not None:
-                plain = function.rstrip("_") if function[:2] != "__" else function
-                calls.pass_by(calls.stack[-1], plain, args)
+                calls.pass_by(calls.stack[-1], short, args)
             return func(*args, **kwargs)
-        input, *rest = args
-        in_place = function.endswith("_") or any(x is True for x in (*rest, kwargs.get("inplace")))
-        short = function.rstrip("_")
+        input, again = begins
+        flags = (*args[1:], kwargs.get("inplace"))
+        in_place = function.endswith("_") or any(x is True for x in flags)
+        short = short.lstrip("_")
         name = f"{calls.stack[-1]}.{short}()".lstrip(".")
-        output, same = calls.site(name, kind, input, lambda x: func(x, *rest, **kwargs), in_place)
+        output, same = calls.site(name, kind, input, lambda x: again(func, x), in_place)
         return identity(output, function=short, kind=kind) if same else output
 
 

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.networks.discovery import Forward, Layer, blocks, matching, preview, run_example
+from layerscope.networks.discovery import (
+    Forward,
+    Layer,
+    blocks,
+    matching,
+    preview,
+    refuse_half_copied,
+    run_example,
+)
 from layerscope.networks.drawing import Factory, fresh_weights
 from layerscope.networks.isolation import copied, isolated
 from layerscope.networks.names import every_tensor, unique_state, unwrap
-from layerscope.networks.sites import chosen_sites, find_sites, keep_linear
+from layerscope.networks.sites import Site, chosen_sites, find_sites, keep_linear
 
 
 @contextlib.contextmanager
@@ -225,13 +233,28 @@ def linearise(
         forward: How to run the model on the example.
 
     Raises:
-        LayerscopeError: The model does not run, or has no such activation.
+        LayerscopeError: The model does not run, has no such activation or one with a backward pass
+            of its own, or cannot be copied.
     """
-    made = copied(unwrap(model))
+    inner = unwrap(model)
+    made = copied(inner)
     every = find_sites(made, example, forward)
-    if chosen := chosen_sites(every, sites):
+    refuse_half_copied(inner, made, example, forward)
+    if chosen := _replaceable(chosen_sites(every, sites)):
         keep_linear(made, chosen, every)
     return made
+
+
+def _replaceable(sites: Sequence[Site]) -> Sequence[Site]:
+    """The sites, none of which has a backward pass of its own."""
+    for site in sites:
+        if site.own_backward:
+            raise LayerscopeError(
+                f"{site.name!r} acts inside of a torch.autograd.Function, whose backward pass "
+                "would stay as it is.",
+                "Put the activation into a module of its own, or linearise others.",
+            )
+    return sites
 
 
 @contextlib.contextmanager
@@ -244,7 +267,7 @@ def linearised(
     """`linearise` the model itself, inside the context."""
     inner = unwrap(model)
     every = find_sites(inner, example, forward)
-    chosen = chosen_sites(every, sites)
+    chosen = _replaceable(chosen_sites(every, sites))
     changed = keep_linear(inner, chosen, every) if chosen else None
     try:
         yield model

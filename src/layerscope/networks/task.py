@@ -287,6 +287,11 @@ def rows(batch: Any, start: int, stop: int) -> Any:
     return cut(batch) if tree is batch else type(batch)(cut(tree))
 
 
+def first_examples(batch: Any, most: int) -> Any:
+    """The first examples of a batch, all if there are no more."""
+    return rows(batch, 0, most) if examples(batch) > most else batch
+
+
 def move(batch: Any, device: torch.device | str) -> Any:
     """A batch of tensors, (named) tuples, lists and mappings on another device."""
     if isinstance(batch, Tensor):

@@ -25,6 +25,8 @@ from layerscope.networks.task import Task
 
 _log = logging.getLogger(__name__)
 _TRACED: WeakKeyDictionary[nn.Module, dict[Hashable, Graph | str]] = WeakKeyDictionary()
+COPIES = {torch.ops.aten.clone.default: 0, torch.ops.aten.copy.default: 1}
+"""Operators that copy a tensor, which is of no use where nothing works in place; its place."""
 MOST_TRACED = 16
 """Graphs kept for one model."""
 
@@ -157,7 +159,18 @@ def _tidy(made: fx.GraphModule) -> None:
         elif node.target is torch.ops.aten.as_strided_.default and _only_renames(node):
             node.replace_all_uses_with(node.args[0])
             made.graph.erase_node(node)
+        elif node.target in COPIES and _alike(node, copied := node.args[COPIES[node.target]]):
+            node.replace_all_uses_with(copied)
+            made.graph.erase_node(node)
     made.graph.eliminate_dead_code()
+
+
+def _alike(node: fx.Node, other: Any) -> bool:
+    """Whether two nodes are tensors of the same shape, type and strides."""
+    a, b = node.meta.get("val"), other.meta.get("val")
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return False
+    return (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
 
 
 def _check(made: fx.GraphModule, model: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import unwrap
 from layerscope.networks.sites import Site, find_sites, nodes_second, seeing
-from layerscope.networks.task import examples, rows
+from layerscope.networks.task import first_examples
 from layerscope.probes.base import Moment
 
 See = Callable[[Site, Tensor, Tensor], Mapping[str, float]]
@@ -56,11 +55,6 @@ def site_rows(layers: LayerMap, sites: tuple[Site, ...], model: nn.Module) -> La
     return LayerMap(tuple(found))
 
 
-def first_examples(batch: Any, samples: int) -> Any:
-    """The first examples of a batch, all if there are fewer."""
-    return rows(batch, 0, samples) if examples(batch) > samples else batch
-
-
 def find(moment: Moment, layers: LayerMap, samples: int) -> LayerMap:
     """The sites of a moment's model as rows."""
     model = unwrap(moment.model)
@@ -73,7 +67,7 @@ def measured_at(
 ) -> dict[str, Tensor]:
     """Numbers of every site on the first examples of the fixed batch.
 
-    A site that the model does not reach, or where values are not real numbers, is missing.
+    A site that the model does not reach, or where values are not finite real numbers, is missing.
 
     Args:
         moment: Has model, task and batch.
@@ -81,37 +75,43 @@ def measured_at(
         samples: Examples that pass.
         training: Mode in which the model runs.
         see: From a site, what enters and what leaves, nodes along the second dimension, to numbers
-            by name. Sites of which it gives none are missing.
+            by name. A site is missing for whose values it raises a `LayerscopeError`.
 
     Returns:
         One value per site and name, float64.
+
+    Raises:
+        LayerscopeError: No site has any.
     """
     model, batch = unwrap(moment.model), first_examples(moment.batch, samples)
+    reasons = dict.fromkeys(layers.names, "did not run")
+    seen: set[str] = set()
     found: dict[str, Mapping[str, float]] = {}
 
     def note(site: Site, before: Tensor, after: Tensor) -> None:
-        if site.name in layers.names and site.name not in found and before.is_floating_point():
+        if site.name in seen or site.name not in reasons:
+            return
+        seen.add(site.name)
+        if not before.is_floating_point():
+            reasons[site.name] = "has no real values"
+            return
+        try:
             found[site.name] = see(site, nodes_second(site, before), nodes_second(site, after))
+        except LayerscopeError as error:
+            reasons[site.name] = error.message.rstrip(".")
 
     with isolated(model, training, weights=moment.weights), torch.no_grad(), seeing(model, note):
         moment.task.forward(model, batch)
-    names = {name for values in found.values() for name in values}
-    moment.missing.update(
-        {
-            name: "has no real values here, or did not run"
-            for name in layers.names
-            if name not in found
-        }
-    )
-    columns = {
+    if not found:
+        name, reason = next(iter(reasons.items()))
+        raise LayerscopeError(
+            f"no activation function can be measured: {name!r} {reason}.",
+            "Measure a model that reaches its activations, or leave the probe out.",
+        )
+    moment.missing.update({name: why for name, why in reasons.items() if name not in found})
+    return {
         name: torch.tensor(
             [found.get(site, {}).get(name, torch.nan) for site in layers.names], dtype=torch.float64
         )
-        for name in names
+        for name in next(iter(found.values()))
     }
-    if not columns:
-        raise LayerscopeError(
-            "no activation function ran on the batch.",
-            "Measure a model that reaches its activations, or leave the probe out.",
-        )
-    return columns

@@ -18,7 +18,8 @@ from layerscope.networks.layers import LayerMap
 from layerscope.networks.linear_maps import Fit, around, find_windows, fit_of
 from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.sites import Site
-from layerscope.probes.at_sites import find, first_examples, measured_at
+from layerscope.networks.task import first_examples
+from layerscope.probes.at_sites import find, measured_at
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 
 Of = Literal["sites", "layers", "inside"]
@@ -68,6 +69,8 @@ class LinearShare(MomentProbe):
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):
             raise unknown("of of LinearShare", str(self.of), get_args(Of))
+        if self.mode not in ("eval", "train"):
+            raise unknown("mode of LinearShare", self.mode, ("eval", "train"))
 
     @property
     def variables(self) -> Mapping[str, Variable]:
@@ -168,8 +171,6 @@ TEXTS: Mapping[Of, tuple[str, str]] = {
 
 def _of_site(site: Site, before: Tensor, after: Tensor) -> Mapping[str, float]:
     del site
-    if before.shape != after.shape:
-        return {}
     share = float(affine_share(before, after).mean())
     few = before.shape[0] < 2
     return {"linear_share": share, "affinity": torch.nan if few else affinity_score(before, after)}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
-from layerscope.errors import unknown
+from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Bars, Figure, Heatmap
 from layerscope.networks.affine import with_layer_maps, with_lines
 from layerscope.networks.isolation import device_of
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import unwrap
 from layerscope.networks.sites import find_sites
+from layerscope.networks.task import first_examples
 from layerscope.networks.variants import Evaluation
-from layerscope.probes.at_sites import first_examples, site_rows
+from layerscope.probes.at_sites import site_rows
 from layerscope.probes.base import (
     Need,
     Trajectory,
@@ -73,6 +74,8 @@ class LinearisationCost(TrajectoryProbe):
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):
             raise unknown("of of LinearisationCost", str(self.of), get_args(Of))
+        if self.checkpoints not in ("last", "all"):
+            raise unknown("checkpoints of LinearisationCost", self.checkpoints, ("last", "all"))
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -89,15 +92,19 @@ class LinearisationCost(TrajectoryProbe):
         found: list[Evaluation] = []
         for step in steps:
             weights = dict(context.run.checkpoint(step, device_of(model)))
-            if self.of == "layers":
-                subject, reasons = with_layer_maps(
-                    model, weights, batch, context.task, layers.names
-                )
-                context.missing.update(reasons)
-            else:
-                subject = with_lines(model, weights, batch, context.task, layers.names)
+            replaced = with_layer_maps if self.of == "layers" else with_lines
+            subject, reasons = replaced(model, weights, batch, context.task, layers.names)
+            context.missing.update(self._missing(layers.names, reasons))
             found.append(subject.evaluated(context.data, context.task, self.of == "first"))
         return self._dataset(found, steps, layers, context)
+
+    def _missing(self, names: Sequence[str], reasons: Mapping[str, str]) -> Mapping[str, str]:
+        """Why a row has no value; all activations up to one need a line each."""
+        if self.of != "first" or not reasons:
+            return reasons
+        first = min(names.index(name) for name in reasons)
+        after = dict.fromkeys(names[first + 1 :], f"follows {names[first]!r}, which has no line")
+        return after | dict(reasons)
 
     def _dataset(
         self, found: Sequence[Evaluation], steps: list[int], layers: LayerMap, context: Trajectory
@@ -106,6 +113,12 @@ class LinearisationCost(TrajectoryProbe):
         if found[0].correct is not None:
             values["error"] = np.array([(100 * one.errors).tolist() for one in found])
         gone = [name in context.missing for name in layers.names]
+        if all(gone):
+            name = layers.names[0]
+            raise LayerscopeError(
+                f"nothing can be made affine: {name!r} {context.missing[name]}.",
+                "Give a larger fixed batch, or leave the probe out.",
+            )
         variables: dict[str, Any] = {}
         for name, both in values.items():
             base, of_rows = both[:, :1], both[:, 1:].copy()

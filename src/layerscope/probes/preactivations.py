@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import xarray as xr
 from torch import Tensor
 
+from layerscope.errors import unknown
 from layerscope.figures.figure import Figure, Heatmap, Lines
 from layerscope.functional.linearity import node_shares, preactivation
 from layerscope.networks.layers import LayerMap
@@ -56,6 +57,10 @@ class Preactivations(MomentProbe):
     summary: ClassVar[str] = "mean of what enters each activation, and nodes that switch"
     heading: ClassVar[str] = "What enters the activations"
     place: ClassVar[int] = 112
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("eval", "train"):
+            raise unknown("mode of Preactivations", self.mode, ("eval", "train"))
 
     @property
     def variables(self) -> Mapping[str, Variable]:

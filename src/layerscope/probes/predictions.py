@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.information import mutual_information
 from layerscope.networks.isolation import device_of, isolated
@@ -19,6 +19,11 @@ from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import Weights, unwrap
 from layerscope.networks.task import IGNORED, Task
 from layerscope.probes.base import Need, Trajectory, TrajectoryProbe, over_time, step_coordinates
+
+CLASSIFIERS = (
+    "Predictions are measured of classifiers: outputs (examples, classes), batches (inputs, "
+    "labels)."
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Predictions(TrajectoryProbe):
     summary: ClassVar[str] = "predicted classes of the test examples"
     heading: ClassVar[str] = "What it predicts"
     place: ClassVar[int] = 132
+
+    def __post_init__(self) -> None:
+        if self.checkpoints not in ("all", "last"):
+            raise unknown("checkpoints of Predictions", self.checkpoints, ("all", "last"))
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""
@@ -133,18 +142,10 @@ def predicted_classes(
             outputs = task.forward(model, batch)
             entries = list(batch) if isinstance(batch, tuple | list) else []
             labels = entries[1] if len(entries) > 1 else None
-            if (
-                not isinstance(labels, Tensor)
-                or not isinstance(outputs, Tensor)
-                or labels.is_floating_point()
-                or outputs.ndim != 2
-                or labels.shape != outputs.shape[:1]
-            ):
-                raise LayerscopeError(
-                    "the data have no class for every example.",
-                    "Predictions are measured of classifiers: outputs (examples, classes), batches "
-                    "(inputs, labels).",
-                )
+            if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+                raise LayerscopeError("the data have no class for every example.", CLASSIFIERS)
+            if not isinstance(outputs, Tensor) or outputs.shape[:-1] != labels.shape:
+                raise LayerscopeError("the outputs are no logits of classes.", CLASSIFIERS)
             counted = labels != IGNORED
             predicted.append(outputs.argmax(1)[counted].cpu())
             right.append(labels[counted].long().cpu())
