@@ -24,9 +24,10 @@ from transformers import (
 
 from layerscope.errors import LayerscopeError
 from layerscope.models.resnet import resnet
+from layerscope.networks.activations import visiting
 from layerscope.networks.isolation import isolated
 from layerscope.networks.sharing import base_weights
-from layerscope.networks.sites import chosen_sites, find_sites, visiting
+from layerscope.networks.sites import chosen_sites, find_sites
 from layerscope.networks.tracing import traced
 from layerscope.surgery import linearise, linearised
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.functional.linearity import affine_fit, least_squares_map
+from layerscope.networks.activations import Called, keep_visiting
 from layerscope.networks.discovery import refuse_half_copied
 from layerscope.networks.isolation import copied, isolated
 from layerscope.networks.linear_maps import (
@@ -28,7 +29,7 @@ from layerscope.networks.linear_maps import (
     paired_rows,
 )
 from layerscope.networks.names import named_modules
-from layerscope.networks.sites import Called, Site, keep_visiting, nodes_second, seeing
+from layerscope.networks.sites import Site, nodes_second, seeing
 from layerscope.networks.task import Task, first_examples
 from layerscope.networks.variants import Evaluation, evaluate_variants
 
@@ -162,7 +163,7 @@ def with_lines(
 
     with isolated(model, weights=weights), torch.no_grad(), seeing(model, note):
         task.forward(model, batch)
-    keep_visiting(made, _Lines(maps, places), list(every.values()), places)
+    keep_visiting(made, _Lines(maps, places), {site.module for site in every.values()}, places)
     return Replaceable(made, maps, weights, len(names)), reasons
 
 
