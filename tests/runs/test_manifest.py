@@ -28,11 +28,11 @@ def run(tmp_path):
 
 
 def edit(run, change, checked=False):
-    """Change the manifest on disk; without its checks it is one from before there were any."""
+    """Change the manifest on disk; with no checks left, any change is taken for meant."""
     path = run.path / "run.json"
     values = json.loads(path.read_text())
     if not checked:
-        values.pop("checks")
+        values["checks"] = {}
     change(values)
     path.write_text(json.dumps(values))
 
@@ -283,3 +283,15 @@ def test_a_note_that_reports_could_not_use_is_refused_and_changes_nothing(run):
     assert (run.path / "run.json").read_text() == before
     run.note(test_error=0.5)
     assert Run.open(run.path).manifest["notes"]["test_error"] == 0.5
+
+
+def test_checks_that_are_gone_are_missed_where_there_were_some(run):
+    edit(run, lambda values: values.pop("checks"), checked=True)
+    with pytest.raises(LayerscopeError, match=r"run.json: checks is missing"):
+        Run.open(run.path)
+    edit(run, lambda values: values.pop("id"), checked=False)
+    path = run.path / "run.json"
+    values = json.loads(path.read_text())
+    del values["checks"]
+    path.write_text(json.dumps(values))
+    assert Run.open(run.path).status == "complete"  # of before there were any

@@ -170,6 +170,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "Upgrade layerscope: pip install -U layerscope.",
         )
     check_manifest(values, path)
+    if "id" in values and "checks" not in values:  # which have come together
+        raise LayerscopeError(
+            f"{path}: checks is missing.",
+            f'{RESTORE} If it was left out on purpose, write "checks": {{}}.',
+        )
     now = _checks(values)
     for name, value in values.get("checks", {}).items():
         if now.get(name) != value:
