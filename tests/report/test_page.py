@@ -189,3 +189,4 @@ def test_figures_of_many_columns_take_the_whole_width(columns, wide):
     spread = xr.Dataset({name: (("seed", "layer"), [[1.0], [2.0]]) for name in names})
     assert _wide(Table(spread.assign_coords(layer=["a"]), "t", ""))
     assert _wide(Heatmap(grid, "h", "")) == (4 * columns > 12)
+    assert _wide(Table([{"layer": "CIFAR-10: settled layers frozen in order", "c": 1.0}], "t", ""))

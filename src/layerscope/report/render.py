@@ -25,7 +25,7 @@ from layerscope.runs.files import replacing
 from layerscope.studies.claims import Verdict
 
 WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
-TABLE_COLUMNS, HEATMAP_COLUMNS = 4, 12
+TABLE_COLUMNS, ROW_NAME, HEATMAP_COLUMNS = 4, 32, 12
 """Most columns that fit half of the page; of a table, one with an interval counts for 1.5."""
 
 
@@ -162,7 +162,8 @@ def _wide(figure: Figure) -> bool:
     if isinstance(figure, Table):
         columns = list(zip(*figure.cells(), strict=True))
         with_margin = sum(any(cell.margin for cell in column) for column in columns)
-        return len(columns) + with_margin / 2 > TABLE_COLUMNS
+        long = any(len(name) > ROW_NAME for name in figure.row_names())
+        return long or len(columns) + with_margin / 2 > TABLE_COLUMNS
     return isinstance(figure, Heatmap) and figure.data.sizes[figure.x] > HEATMAP_COLUMNS
 
 
