@@ -26,7 +26,8 @@ from layerscope.studies.claims import Verdict
 
 WHISKER_WIDTH, WHISKER_MARGIN = 132, 6
 TABLE_COLUMNS, ROW_NAME, HEATMAP_COLUMNS = 4, 32, 12
-"""Most columns that fit half of the page; of a table, one with an interval counts for 1.5."""
+"""Most columns that fit half of the page (of a table, one with an interval counts for 1.5), and the
+longest name of a row."""
 
 
 def write(page: Page, path: str | Path) -> Path:
