@@ -114,7 +114,7 @@ def visiting(model: nn.Module, visit: Visit, pass_by: PassBy | None = None) -> I
         yield
     finally:
         for module, own in found:
-            _put_back(module, own)
+            put_back(module, own)
 
 
 def keep_visiting(
@@ -157,7 +157,7 @@ class Kept:
             if isinstance(own, int):
                 vars(module)["activation_relu_or_gelu"] = own
             else:
-                _put_back(module, own)
+                put_back(module, own)
 
 
 def _install(
@@ -172,7 +172,8 @@ def _install(
     return found
 
 
-def _put_back(module: nn.Module, own: Any) -> None:
+def put_back(module: nn.Module, own: Any) -> None:
+    """Give a module the ``forward`` that it had of its own; None for that of its class."""
     if own is None:
         del module.forward
     else:

@@ -222,7 +222,8 @@ def with_layer_maps(
 
     with isolated(model, weights=weights), torch.no_grad(), around(model, list(rows), see):
         task.forward(model, batch)
+    copies = dict(named_modules(made))
     for name, row in rows.items():
         if row in maps:
-            keep_around(made, name, _Mapped(maps, row, windows.get(name)))
+            keep_around(copies[name], name, _Mapped(maps, row, windows.get(name)))
     return Replaceable(made, maps, weights, len(names)), {n: r for n, r in reasons.items() if r}

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from layerscope.functional.linearity import held_out_r2
+from layerscope.networks.activations import put_back
 from layerscope.networks.isolation import isolated
 from layerscope.networks.names import named_modules, unwrap
 from layerscope.networks.task import Task, first_examples
@@ -151,26 +152,22 @@ def around(
             that argument.
     """
     known = dict(named_modules(model))
-    installed = [(known[name], keep_around(model, name, see)) for name in names]
+    installed = [(known[name], keep_around(known[name], name, see)) for name in names]
     try:
         yield
     finally:
         for module, own in reversed(installed):
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
+            put_back(module, own)
 
 
 def keep_around(
-    model: nn.Module, name: str, see: Callable[[str, Callable[..., Any], Tensor], Any]
+    module: nn.Module, name: str, see: Callable[[str, Callable[..., Any], Tensor], Any]
 ) -> Any:
-    """`around` one module from now on, in every call of the model.
+    """`around` one module of a name from now on, in every call of it.
 
     Returns:
         What was its own ``forward``; None where that was its class's.
     """
-    module = dict(named_modules(model))[name]
     own = vars(module).get("forward")
     module.forward = _Around(module, own, name, see)
     return own

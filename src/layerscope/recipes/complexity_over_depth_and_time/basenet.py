@@ -12,16 +12,14 @@ from layerscope.figures.table import Column, Table
 from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     THRESHOLD,
     THRESHOLDS,
-    accuracy,
+    against_the_full,
     behind,
     divergence,
     even,
     explained,
     first_negative,
     front,
-    labelled,
     means,
-    smoothed,
     thresholds,
     times_behind,
     trend,
@@ -94,39 +92,7 @@ def fig1(runs: Runs) -> Items:
         THRESHOLD - late(behind(runs, last)),
         "0.95 less accuracy over that of the nonlinear network",
     )
-    curves = labelled(
-        runs,
-        {name: accuracy(runs, run) for name, run in runs.items()},
-        long_name="test accuracy",
-        units="%",
-    )
-    yield lines(
-        curves,
-        "accuracy",
-        "Accuracy of partly linear networks",
-        f"Test accuracy; {OVER_SEEDS}",
-        hue="model",
-    )
-    yield lines(
-        labelled(
-            runs,
-            {
-                name: combined(
-                    lambda partial, full: partial - full.mean("seed"),
-                    smoothed(accuracy(runs, run)),
-                    smoothed(accuracy(runs, runs.first)),
-                )
-                for name, run in runs.items()
-            },
-            long_name="accuracy less that of the nonlinear network",
-            units="points",
-        ),
-        "difference",
-        "Difference from the nonlinear network",
-        "Smoothed test accuracy (Savitzky-Golay, window 5, order 2) less the mean one of the "
-        f"nonlinear network; {OVER_SEEDS}",
-        hue="model",
-    )
+    yield from against_the_full(runs, "networks")
     yield points(runs)
 
 

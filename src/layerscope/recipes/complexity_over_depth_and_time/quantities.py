@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from layerscope.recipes.complexity_over_depth_and_time.settings import (
 )
 from layerscope.studies.guards import guessing
 from layerscope.studies.plan import Runs, Variant
+from layerscope.studies.plots import OVER_SEEDS, Plot, lines
 from layerscope.studies.quantity import Quantity, combined, stacked
 from layerscope.studies.statistics import rank_correlation
 
@@ -102,41 +103,26 @@ def trend(values: Quantity, dim: str) -> Quantity:
     return values.map(against)
 
 
+def _accuracies(runs: Runs, data: xr.DataTree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy of the full (seeds, steps) and the partial models (models, seeds, steps); times."""
+    full = accuracy(runs, runs.first).values(data)
+    models = [run for run in partly(runs).values() if run.name in data.children]
+    partial = [accuracy(runs, run).values(data).transpose("seed", "step").values for run in models]
+    seeds = min(map(len, partial))
+    stack = np.stack([one[:seeds] for one in partial])
+    return full.transpose("seed", "step").values, stack, full["step"].values
+
+
 def divergence(runs: Runs, data: xr.DataTree) -> tuple[Divergence, list[int]]:
     """Divergence points of the partial models of a study, and their numbers of linear layers."""
-    models = {k: run for k, run in partly(runs).items() if run.name in data.children}
-    full = accuracy(runs, runs.first).values(data)
-    partial = [accuracy(runs, run).values(data) for run in models.values()]
-    seeds = min(one.sizes["seed"] for one in partial)
-    stack = np.stack([one.transpose("seed", "step").values[:seeds] for one in partial])
-    found = divergence_points(
-        full.transpose("seed", "step").values,
-        stack,
-        full["step"].values,
-        THRESHOLD,
-        WINDOW,
-        ORDER,
-        floor=floor(runs),
-    )
-    return found, list(models)
+    numbers = [k for k, run in partly(runs).items() if run.name in data.children]
+    known = _accuracies(runs, data)
+    return divergence_points(*known, THRESHOLD, WINDOW, ORDER, floor=floor(runs)), numbers
 
 
 def thresholds(runs: Runs, data: xr.DataTree) -> np.ndarray:
     """Divergence times for several thresholds, (threshold, model)."""
-    models = [run for run in partly(runs).values() if run.name in data.children]
-    full = accuracy(runs, runs.first).values(data)
-    partial = [accuracy(runs, run).values(data) for run in models]
-    seeds = min(one.sizes["seed"] for one in partial)
-    stack = np.stack([one.transpose("seed", "step").values[:seeds] for one in partial])
-    return sensitivity(
-        full.transpose("seed", "step").values,
-        stack,
-        full["step"].values,
-        THRESHOLDS,
-        WINDOW,
-        ORDER,
-        floor=floor(runs),
-    )
+    return sensitivity(*_accuracies(runs, data), THRESHOLDS, WINDOW, ORDER, floor=floor(runs))
 
 
 def front(runs: Runs, data: xr.DataTree, names: xr.DataArray) -> xr.DataArray:
@@ -199,3 +185,38 @@ def first_negative(run: Variant) -> Quantity:
 def labelled(runs: Runs, values: Mapping[str, Quantity], **attributes: str) -> Quantity:
     """Quantities of variants along ``model``, by what figures call them."""
     return stacked("model", runs.labelled(values), **attributes)
+
+
+def against_the_full(runs: Runs, what: str) -> Iterator[Plot]:
+    """Accuracy of every network over steps, and its difference from the nonlinear one.
+
+    Args:
+        runs: The study.
+        what: What the networks are called together.
+    """
+    reached = {name: accuracy(runs, run) for name, run in runs.items()}
+    full = smoothed(reached[runs.first.name])
+    yield lines(
+        labelled(runs, reached, long_name="test accuracy", units="%"),
+        "accuracy",
+        f"Accuracy of partly linear {what}",
+        f"Test accuracy; {OVER_SEEDS}",
+        hue="model",
+    )
+    yield lines(
+        labelled(
+            runs,
+            {name: combined(_less_mean, smoothed(one), full) for name, one in reached.items()},
+            long_name="accuracy less that of the nonlinear network",
+            units="points",
+        ),
+        "difference",
+        "Difference from the nonlinear network",
+        "Smoothed test accuracy (Savitzky-Golay, window 5, order 2) less the mean one of the "
+        f"nonlinear network; {OVER_SEEDS}",
+        hue="model",
+    )
+
+
+def _less_mean(partial: xr.DataArray, full: xr.DataArray) -> xr.DataArray:
+    return partial - full.mean("seed")

@@ -5,19 +5,17 @@ from __future__ import annotations
 from layerscope.recipes.complexity_over_depth_and_time.basenet import late
 from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     accuracy,
+    against_the_full,
     even,
     first_negative,
-    labelled,
     means,
-    smoothed,
     trend,
 )
 from layerscope.recipes.complexity_over_depth_and_time.settings import RESNET50, paper, resnets
 from layerscope.studies.comparisons import alike, each, exceeds
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Runs
-from layerscope.studies.plots import OVER_SEEDS, heatmap, lines
-from layerscope.studies.quantity import Quantity, combined
+from layerscope.studies.plots import heatmap
 
 MARGIN = 2.0
 """Points of accuracy within which two networks count as alike."""
@@ -68,31 +66,7 @@ def fig3(runs: Runs) -> Items:
             }
         ),
     )
-    curves = {name: accuracy(runs, run) for name, run in runs.items()}
-    yield lines(
-        labelled(runs, curves, long_name="test accuracy", units="%"),
-        "accuracy",
-        "Accuracy of partly linear ResNets",
-        f"Test accuracy; {OVER_SEEDS}",
-        hue="model",
-    )
-    yield lines(
-        labelled(
-            runs,
-            {name: _less(smoothed(curves[name]), smoothed(curves["full"])) for name in runs},
-            long_name="accuracy less that of the nonlinear network",
-            units="points",
-        ),
-        "difference",
-        "Difference from the nonlinear network",
-        "Smoothed test accuracy (Savitzky-Golay, window 5, order 2) less the mean one of the "
-        f"nonlinear network; {OVER_SEEDS}",
-        hue="model",
-    )
-
-
-def _less(partial: Quantity, full: Quantity) -> Quantity:
-    return combined(lambda a, b: a - b.mean("seed"), partial, full)
+    yield from against_the_full(runs, "ResNets")
 
 
 @paper.recipe(
