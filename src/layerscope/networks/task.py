@@ -254,6 +254,23 @@ def _token_correct(outputs: Tensor, batch: Any) -> Tensor:
     return _counted(logits.argmax(1) == labels, labels)
 
 
+def categorical(task: Task, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor] | None:
+    """Logits (examples, classes, ...) and labels (examples, ...) behind a mean cross-entropy.
+
+    Returns:
+        Logits as they follow from the outputs, and labels, `IGNORED` where they do not count; None
+        where the task's loss is not that of `Task.classification` or `Task.language_model`.
+    """
+    if task.loss is _cross_entropy:
+        return outputs, _labelled(outputs, batch)
+    return _tokens(outputs, batch) if task.loss is _token_loss else None
+
+
+def is_squared(task: Task) -> bool:
+    """Whether the task's loss is that of `Task.regression`."""
+    return task.loss is _squared_error
+
+
 def as_tree(batch: Any) -> Any:
     """The batch, or a dict of it where it is another mapping, e.g. Transformers' BatchEncoding."""
     known = isinstance(batch, dict) or not isinstance(batch, Mapping)
