@@ -93,6 +93,8 @@ def recomputed(model, x, branch, normalisation):
         (FCN(3, 32, "sigmoid"), (1,), 1, 2_209),  # 1-32-32-32-1 of Fig. 1a
         (FCN(3, 256), (1, 28, 28), 10, 335_114),  # FCN 3x256 on MNIST
         (FCN(1, 5), (4,), 3, 43),
+        (FCN(3, 256, normalisation="batch"), (1, 28, 28), 10, 335_114 + 3 * 512),
+        (FCN(2, 6, normalisation="group", groups=3), (4,), 3, 30 + 42 + 21 + 2 * 12),
         (ResidualFCN(4, 128), (1,), 1, 132_481),  # "132k" of Table 2
         (ResidualFCN(2, 6), (4,), 3, 30 + 2 * 84 + 21),
         # seven linear layers inside, however they are spread over the blocks (Fig. 20)
@@ -119,6 +121,68 @@ def test_shapes(config, activation, shape):
 def test_names_and_order():
     names = [name for name, _ in fcn((4,), 3, depth=2, width=8).named_children()]
     assert names == ["flatten", "layer1", "activation1", "layer2", "activation2", "output"]
+
+
+def plain(seed=0, **settings):
+    """Two hidden layers; what initialisation leaves at 0 or 1 is random."""
+    torch.manual_seed(seed)
+    model = fcn((4,), 3, **{"depth": 2, "width": 6, "groups": 2} | settings).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 2)
+    return model
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_a_fully_connected_network_step_by_step(normalisation):
+    model = plain(normalisation=normalisation)
+    state, x = model.state_dict(), torch.randn(9, 4, dtype=torch.float64)
+    z = x
+    for i in (1, 2):
+        z = z @ state[f"layer{i}.weight"].T + state[f"layer{i}.bias"]
+        if normalisation != "none":
+            z = normalised(z, normalisation)
+            z = z * state[f"norm{i}.weight"] + state[f"norm{i}.bias"]
+        z = z.clamp(min=0)
+    expected = z @ state["output.weight"].T + state["output.bias"]
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS[1:])
+def test_every_hidden_layer_is_normalised_and_the_layers_are_modules(normalisation):
+    config = FCN(2, 16, normalisation=normalisation)
+    model = build(config, (4,), 3)
+    hidden = [f"{part}{i}" for i in (1, 2) for part in ("layer", "norm", "activation")]
+    assert [name for name, _ in model.named_children()] == ["flatten", *hidden, "output"]
+    layers = LayerMap.from_model(model, torch.zeros(2, 4), unit=config.unit)
+    assert layers.names == ("layer1", "norm1", "layer2", "norm2", "output")
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("initialisation", ["torch", "he"])
+def test_fully_connected_networks_of_all_normalisations_draw_the_same_weights(
+    normalisation, initialisation
+):
+    found = plain(normalisation=normalisation, initialisation=initialisation).state_dict()
+    for name, tensor in plain(initialisation=initialisation).state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_he_initialisation_of_a_fully_connected_network():
+    torch.manual_seed(0)
+    model = fcn((300,), 200, depth=2, width=400, initialisation="he")
+    for layer, variance in ((model.layer1, 2 / 300), (model.layer2, 2 / 400)):
+        assert float(layer.weight.detach().var()) == pytest.approx(variance, rel=0.04)
+    assert float(model.output.weight.detach().var()) == pytest.approx(1 / 400, rel=0.04)
+    assert not any(layer.bias.any() for layer in (model.layer1, model.layer2, model.output))
+
+
+def test_fan_out_leaves_the_weights_of_linear_layers_and_zeroes_their_biases():
+    torched, found = (plain(initialisation=how).state_dict() for how in ("torch", "fan_out"))
+    for name, tensor in found.items():
+        expected = torch.zeros_like(tensor) if name.endswith("bias") else torched[name]
+        assert torch.equal(tensor, expected)
 
 
 def test_initialisation_is_pytorchs_uniform():
@@ -289,6 +353,10 @@ def test_residual_networks_that_cannot_be_built_are_named(settings, message):
         (lambda: fcn((1,), 1, depth=0), "depth is 0"),
         (lambda: fcn((1,), 1, width=-3), "width is -3"),
         (lambda: fcn((1,), 0), "outputs is 0"),
+        (lambda: fcn((1,), 1, normalisation="bach"), "unknown normalisation 'bach'.*\n.*'batch'"),
+        (lambda: fcn((1,), 1, normalisation="group", groups=7), "width 256 is not a multiple of"),
+        (lambda: fcn((1,), 1, width=1, normalisation="layer"), "normalisation of single units"),
+        (lambda: fcn((1,), 1, initialisation="hee"), "unknown initialisation 'hee'.*\n.*'he'"),
         (lambda: residual_fcn((1,), 1, blocks=0), "blocks is 0"),
         (lambda: residual_fcn((1,), 1, width=0), "width is 0"),
     ],

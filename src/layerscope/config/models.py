@@ -11,7 +11,7 @@ from layerscope.config.base import LATER, Described
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
-Initialisation = Literal["torch", "he", "he_uniform", "glorot"]
+Initialisation = Literal["torch", "he", "he_uniform", "glorot", "fan_out"]
 Normalisation = Literal["none", "batch", "layer", "group"]
 
 
@@ -39,11 +39,17 @@ class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
         depth: Number of hidden layers.
         width: Units per hidden layer.
         activation: Activation after every hidden layer.
+        normalisation: Normalise before every activation.
+        groups: Groups of ``"group"`` normalisation.
+        initialisation: How weights are drawn.
     """
 
     depth: int = 3
     width: int = 256
     activation: Activation = "relu"
+    normalisation: Normalisation = field(default="none", metadata={LATER: True})
+    groups: int = field(default=8, metadata={LATER: True})
+    initialisation: Initialisation = field(default="torch", metadata={LATER: True})
 
 
 @dataclass(frozen=True)

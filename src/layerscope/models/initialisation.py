@@ -33,6 +33,31 @@ def check_sizes(**sizes: int) -> None:
             raise LayerscopeError(f"{name} is {size}.", f"{name} must be at least 1.")
 
 
+def check_groups(groups: int, **sizes: int) -> None:
+    """Refuse groups of units, or of channels, that are not equally large.
+
+    Raises:
+        LayerscopeError: There are less than 1, or they do not divide a size.
+    """
+    check_sizes(groups=groups)
+    for name, size in sizes.items():
+        if size % groups:
+            raise LayerscopeError(
+                f"{name} {size} is not a multiple of groups, {groups}.",
+                f"Choose groups that divide the {name}.",
+            )
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a share of dropped activations that is none.
+
+    Raises:
+        LayerscopeError: It is below 0, or not below 1.
+    """
+    if not 0 <= dropout < 1:
+        raise LayerscopeError(f"dropout is {dropout}.", "dropout must be at least 0 and below 1.")
+
+
 def check_images(input_shape: tuple[int, ...], outputs: int, width: float) -> None:
     """Refuse examples that are no images, and sizes that are not positive.
 
@@ -66,14 +91,17 @@ def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_lin
             variances, ``a = sqrt(6 / fan_in)``, ``sqrt(3 / fan_in)`` in the read-out, and zero
             biases; ``"glorot"``: U(-a, a) with
             ``a = sqrt(6 / (fan_in + fan_out))`` ("Understanding the difficulty of training deep
-            feedforward neural networks", Eq. 16), and zero biases; ``"torch"``: as PyTorch left
-            them, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
+            feedforward neural networks", Eq. 16), and zero biases; ``"fan_out"``: convolutions of
+            k x k N(0, 2 / (k^2 c_out)), linear layers as PyTorch left their weights, and zero
+            biases, as https://github.com/facebookarchive/fb.resnet.torch begins (whose linear
+            layers Torch draws from the same U(-1/sqrt(fan_in), 1/sqrt(fan_in))); ``"torch"``: as
+            PyTorch left them, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases.
         read_out: Name of the last layer, which nothing activates.
 
     Raises:
         LayerscopeError: There is no such initialisation.
     """
-    check_choice("initialisation", how, ("torch", "he", "he_uniform", "glorot"))
+    check_choice("initialisation", how, ("torch", "he", "he_uniform", "glorot", "fan_out"))
     if how == "torch":
         return
     for name, module in model.named_modules():
@@ -81,6 +109,9 @@ def initialise(model: nn.Module, how: Initialisation, read_out: str = "final_lin
             continue
         if how == "glorot":
             nn.init.xavier_uniform_(module.weight)
+        elif how == "fan_out":
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         else:
             draw = nn.init.kaiming_normal_ if how == "he" else nn.init.kaiming_uniform_
             draw(module.weight, nonlinearity="linear" if name == read_out else "relu")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.models.initialisation import check_images, check_sizes
+from layerscope.models.initialisation import check_dropout, check_images, check_sizes
 
 DEVIATION = 0.02
 """Standard deviation of the initial class token and positions."""
@@ -94,8 +94,7 @@ def vit(
             f"expansions is {tuple(expansions)}.",
             "Give every encoder block an expansion of at least 1, e.g. (4, 4) for two blocks.",
         )
-    if not 0 <= dropout < 1:
-        raise LayerscopeError(f"dropout is {dropout}.", "dropout must be at least 0 and below 1.")
+    check_dropout(dropout)
     channels, *sides = input_shape
     patches = (sides[0] // patch_size) * (sides[1] // patch_size)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
