@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from layerscope.models.cifar_resnet import cifar_resnet
 from layerscope.models.fcn import fcn, residual_fcn
 from layerscope.models.resnet import resnet
 from layerscope.models.vgg import vgg
@@ -244,6 +245,21 @@ DEEP = (
             (),
         )
         for version in (1, 2)
+    ),
+    *(
+        Case(
+            f"{kind} for small images",
+            lambda kind=kind, settings=settings: trained_statistics(
+                cifar_resnet((3, 8, 8), 3, 8, kind, width=0.25, **settings)
+            ),
+            classes(3, 8, 8),
+            CLASSIFY,
+            (),
+        )
+        for kind, settings in (
+            ("resnet", {"last_norm": "linear", "divisor": 3.0}),
+            ("preresnet", {"normalisation": "instance"}),
+        )
     ),
     Case(
         "bottlenecks without normalisation",

@@ -61,6 +61,7 @@ PARTS = (
     FCN(),
     ResidualFCN(),
     ResNet(),
+    MODELS["cifar_resnet"](),
     CustomModel(),
     Digits(),
     Sine(),
@@ -124,6 +125,10 @@ RESNET = ResNet(depth=50, stages=(1, 2))
 HASHES = {
     "0dace6416a83": RunConfig(model=RESNET, data=Images(name="cifar10")),
     "140350c221ea": RunConfig(model=VGG(11, True), data=Digits(image_size=32)),
+    "1227ebc53e22": RunConfig(
+        model=MODELS["cifar_resnet"](110, last_norm="linear"), augmentation="reflect_crop_flip"
+    ),
+    "70bf129fe2fa": RunConfig(model=FCN(20, 256, normalisation="batch", initialisation="he")),
     "66226b8e9070": RunConfig(model=ViT(expansions=(4, 4)), optimizer=AdamW(), schedule="cosine"),
     "784c13459d9e": RunConfig(
         model=ResidualFCN(depths=(4, 1, 1, 1)), data=Sine(components=2), unit="module"

@@ -13,7 +13,8 @@ from torch import nn
 from layerscope.config import ResNet
 from layerscope.errors import LayerscopeError
 from layerscope.models import build
-from layerscope.models.resnet import PostactivationBlock, PreactivationBlock, resnet
+from layerscope.models.blocks import PostactivationBlock, PreactivationBlock
+from layerscope.models.resnet import resnet
 from layerscope.networks.drawing import fresh_weights
 from layerscope.networks.layers import LayerMap
 
@@ -69,6 +70,8 @@ def test_parameter_counts_are_those_of_torchvision(depth):
         # a normalisation had two parameters for each, a convolution has one bias
         ({"version": 1, "batch_norm": False}, 11_173_962 - 64 - 4 * 960 - 896),
         ({"version": 1, "residual": False}, 11_173_962 - PROJECTIONS),
+        ({"version": 1, "last_norm": "linear"}, 11_173_962 + 2 * 512),
+        ({"version": 1, "last_norm": "pooling", "dropout": 0.3}, 11_173_962 + 2 * 512),
         # stem, block of two convolutions, three normalisations, classifier
         ({"stages": (1,), "downsampling": "layer"}, 27 * 64 + 2 * 36_864 + 3 * 128 + 650),
         (
@@ -229,6 +232,8 @@ def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have
         (lambda: narrow(downsampling="blocks"), "unknown downsampling 'blocks'"),
         (lambda: narrow(residual=False), r"version 2 .*residual connections.*\n.*version=1"),
         (lambda: narrow(initialisation="xavier"), "unknown initialisation 'xavier'"),
+        (lambda: narrow(last_norm="pool"), "unknown last_norm 'pool'.*\n.*'pooling'"),
+        (lambda: narrow(dropout=1.0), "dropout is 1.0"),
         (lambda: narrow(width=0.0), "width is 0.0"),
         (lambda: narrow(stages=(2, 0)), r"stages is \(2, 0\)"),
         (lambda: narrow(stages=(-1,)), r"stages is \(-1,\)"),
@@ -239,6 +244,28 @@ def test_normalisations_begin_as_the_identity_and_convolutions_without_them_have
 def test_what_cannot_be_built_is_named(make, message):
     with pytest.raises(LayerscopeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("last_norm", "parts"),
+    [
+        ("pooling", "last_norm average flatten dropout final_linear"),
+        ("linear", "average flatten last_norm dropout final_linear"),
+    ],
+)
+def test_what_enters_the_classifier_is_normalised_over_the_batch(version, last_norm, parts):
+    settings = {"version": version, "last_norm": last_norm, "stages": (1, 1)}
+    model, seen = narrow(**settings, dropout=0.3), []
+    assert [name for name, _ in model.named_children()][-5:] == parts.split()
+    model.last_norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(torch.randn(16, 3, 16, 16))
+    rows = seen[0].detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(16), rtol=0, atol=1e-5)
+    assert float(rows.var(1, correction=0).max()) == pytest.approx(1, abs=0.01)
+    final = ("final_norm",) if version == 2 else ()
+    expected = ("stage0", "stage1.resblk1", "stage2.resblk1", *final, "last_norm", "final_linear")
+    assert names(**settings) == expected
 
 
 PLAIN = tuple(product((18, 50), (False, True), ("block", "layer")))

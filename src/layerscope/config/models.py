@@ -13,6 +13,7 @@ Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu", "identity"]
 Stem = Literal["cifar", "imagenet"]
 Initialisation = Literal["torch", "he", "he_uniform", "glorot", "fan_out"]
 Normalisation = Literal["none", "batch", "layer", "group"]
+LastNorm = Literal["none", "pooling", "linear"]
 
 
 class ModelConfig(Described):
@@ -130,6 +131,9 @@ class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resne
             ``"layer"``: a layer of its own stands between stages, and every block has an identity.
         initialisation: How weights are drawn.
         residual: Keep the residual connections; a network without them has version 1.
+        last_norm: A further batch normalisation, before the average ``"pooling"`` or before the
+            last ``"linear"`` layer.
+        dropout: Share of what enters the last linear layer that is dropped in training.
     """
 
     depth: Literal[18, 34, 50, 101, 152] = 18
@@ -141,6 +145,8 @@ class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resne
     downsampling: Literal["block", "layer"] = "block"
     initialisation: Initialisation = "he"
     residual: bool = field(default=True, metadata={LATER: True})
+    last_norm: LastNorm = field(default="none", metadata={LATER: True})
+    dropout: float = field(default=0.0, metadata={LATER: True})
 
     @property
     def unit(self) -> tuple[str, ...]:
@@ -156,6 +162,7 @@ class ResNet(ModelConfig, name="resnet", builder="layerscope.models.resnet:resne
             "stage*.resblk*" if self.residual else "stage*.conv*",
             *(("downsample*",) if downsamples else ()),
             *(("final_norm",) if normalised else ()),
+            *(("last_norm",) if self.last_norm != "none" else ()),
             "final_linear",
         )
 

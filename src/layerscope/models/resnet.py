@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import nn
 
-from layerscope.config import Initialisation, Stem
+from layerscope.config import Initialisation, LastNorm, Stem
 from layerscope.errors import LayerscopeError
+from layerscope.models.blocks import (
+    EXPANSION,
+    Norm,
+    PostactivationBlock,
+    PreactivationBlock,
+    activated,
+    classifier,
+    convolution,
+    preactivation,
+    shapes,
+)
 from layerscope.models.initialisation import (
     ChannelsLast,
     check_choice,
@@ -26,57 +36,6 @@ STAGES = {
     152: (3, 8, 36, 3),
 }
 SHALLOWEST_BOTTLENECK = 50
-EXPANSION = 4
-"""Channels that leave a bottleneck for every one inside."""
-
-
-class PostactivationBlock(nn.Module):
-    """A block of version 1: ``relu(body(x) + shortcut(x))``."""
-
-    def __init__(
-        self, inputs: int, channels: int, stride: int, bottleneck: bool, batch_norm: bool
-    ) -> None:
-        super().__init__()
-        outputs = channels * EXPANSION if bottleneck else channels
-        self.body = nn.Sequential(_body(inputs, channels, stride, bottleneck, batch_norm))
-        self.shortcut = nn.Identity()
-        if (inputs, stride) != (outputs, 1):
-            projection = _convolution(inputs, outputs, 1, stride, batch_norm)
-            self.shortcut = nn.Sequential(OrderedDict(conv=projection))
-            if batch_norm:
-                self.shortcut.add_module("norm", nn.BatchNorm2d(outputs))
-        if batch_norm:
-            self.body.add_module(f"norm{3 if bottleneck else 2}", nn.BatchNorm2d(outputs))
-        self.activation = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
-        return self.activation(self.body(x) + self.shortcut(x))
-
-
-class PreactivationBlock(nn.Module):
-    """A block of version 2: ``x + body(z)`` with ``z = relu(norm(x))``.
-
-    Where the shape changes it is ``projection(z) + body(z)``.
-    """
-
-    def __init__(
-        self, inputs: int, channels: int, stride: int, bottleneck: bool, batch_norm: bool
-    ) -> None:
-        super().__init__()
-        outputs = channels * EXPANSION if bottleneck else channels
-        self.preactivation = nn.Sequential(_preactivation(inputs, batch_norm))
-        self.body = nn.Sequential(_body(inputs, channels, stride, bottleneck, batch_norm))
-        self.shortcut = nn.Identity()
-        if (inputs, stride) != (outputs, 1):
-            self.shortcut = _convolution(inputs, outputs, 1, stride, batch_norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
-        z = self.preactivation(x)
-        if isinstance(self.shortcut, nn.Identity):
-            return x + self.body(z)
-        return self.shortcut(z) + self.body(z)
 
 
 def resnet(
@@ -91,6 +50,8 @@ def resnet(
     downsampling: Literal["block", "layer"] = "block",
     initialisation: Initialisation = "he",
     residual: bool = True,
+    last_norm: LastNorm = "none",
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """A ResNet: ``stage0``, stages of blocks such as ``stage1.resblk1``, then ``final_linear``.
 
@@ -127,13 +88,17 @@ def resnet(
             ``"layer"``: a layer of its own stands between stages, and every block has an identity.
         initialisation: See `initialise`.
         residual: Keep the shortcuts; without them for version 1 only.
+        last_norm: A further batch normalisation ``last_norm``, before the average ``"pooling"`` or
+            before the last ``"linear"`` layer; the latter is ResNetLastBN of "Layer-wise
+            conditioning analysis" (Section 5.1), on ImageNet in its Table A1.
+        dropout: Share of what enters the last linear layer that is dropped in training.
 
     Returns:
         The network, from (batch, channels, height, width) to (batch, outputs).
 
     Raises:
-        LayerscopeError: A choice is unknown or a size not positive, or version 2 is to have no
-            shortcuts.
+        LayerscopeError: A choice is unknown, a size not positive, dropout no share, or version 2
+            is to have no shortcuts.
     """
     check_images(input_shape, outputs, width)
     check_choice("depth of a ResNet", depth, STAGES)
@@ -150,117 +115,52 @@ def resnet(
         raise LayerscopeError(f"stages is {repeats}.", "Every stage has at least 1 block.")
     bottleneck = depth >= SHALLOWEST_BOTTLENECK
     block = PostactivationBlock if version == 1 else PreactivationBlock
+    norm: Norm = nn.BatchNorm2d if batch_norm else None
     inputs = scaled(64, width)
     parts: OrderedDict[str, nn.Module] = OrderedDict(layout=ChannelsLast())
-    parts["stage0"] = _stem(input_shape[0], inputs, stem, version, batch_norm)
+    parts["stage0"] = _stem(input_shape[0], inputs, stem, version, norm)
     for i, blocks in enumerate(repeats, start=1):
         channels = scaled(64 * 2 ** (i - 1), width)
         wider = channels * EXPANSION if bottleneck else channels
         stride = 1 if i == 1 else 2
         if downsampling == "layer" and (inputs, stride) != (wider, 1):
-            parts[f"downsample{i}"] = _downsample(inputs, wider, stride, version, batch_norm)
+            parts[f"downsample{i}"] = _downsample(inputs, wider, stride, version, norm)
             inputs, stride = wider, 1
         stage: OrderedDict[str, nn.Module] = OrderedDict()
         for j in range(1, blocks + 1):
             if residual:
-                stage[f"resblk{j}"] = block(inputs, channels, stride, bottleneck, batch_norm)
+                stage[f"resblk{j}"] = block(inputs, channels, stride, bottleneck, norm)
             else:
-                for shape in _shapes(inputs, channels, stride, bottleneck):
-                    stage[f"conv{len(stage) + 1}"] = _activated(*shape, batch_norm)
+                for shape in shapes(inputs, channels, stride, bottleneck):
+                    stage[f"conv{len(stage) + 1}"] = activated(*shape, norm)
             inputs, stride = wider, 1
         parts[f"stage{i}"] = nn.Sequential(stage)
     if version == 2:
-        last = _preactivation(inputs, batch_norm)
+        last = preactivation(inputs, norm)
         parts |= {f"final_{name}": module for name, module in last.items()}
-    parts["average"] = nn.AdaptiveAvgPool2d(1)
-    parts["flatten"] = nn.Flatten()
-    parts["final_linear"] = nn.Linear(inputs, outputs)
-    model = nn.Sequential(parts)
+    model = nn.Sequential(parts | classifier(inputs, outputs, last_norm, dropout))
     initialise(model, initialisation)
     return model
 
 
-class StridedPointwise(nn.Conv2d):
-    """A 1x1 convolution that takes every ``stride``-th pixel first, then has stride 1.
-
-    The function of ``nn.Conv2d``. With a stride, fewer than 8 (AVX2) or 16 (AVX-512) channels and
-    channels last, oneDNN writes beyond its workspace when it computes the gradient of the weights
-    (https://github.com/uxlfoundation/oneDNN/issues/6035): wrong gradients, or a crash.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
-        down, across = self.stride
-        return F.conv2d(input[:, :, ::down, ::across], self.weight, self.bias)
-
-
-def _convolution(inputs: int, outputs: int, size: int, stride: int, batch_norm: bool) -> nn.Module:
-    if size == 1 and stride > 1:
-        return StridedPointwise(inputs, outputs, 1, stride, bias=not batch_norm)
-    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=not batch_norm)
-
-
-def _activation(channels: int, batch_norm: bool, inplace: bool = True) -> dict[str, nn.Module]:
-    norm: dict[str, nn.Module] = {"norm": nn.BatchNorm2d(channels)} if batch_norm else {}
-    return norm | {"activation": nn.ReLU(inplace)}
-
-
-def _preactivation(channels: int, batch_norm: bool) -> OrderedDict[str, nn.Module]:
-    """Its input is also the shortcut, so that only what a normalisation made changes in place."""
-    return OrderedDict(_activation(channels, batch_norm, inplace=batch_norm))
-
-
-def _shapes(
-    inputs: int, channels: int, stride: int, bottleneck: bool
-) -> list[tuple[int, int, int, int]]:
-    """Inputs, outputs, size and stride of the convolutions of a block."""
-    if not bottleneck:
-        return [(inputs, channels, 3, stride), (channels, channels, 3, 1)]
-    return [
-        (inputs, channels, 1, 1),
-        (channels, channels, 3, stride),
-        (channels, channels * EXPANSION, 1, 1),
-    ]
-
-
-def _body(
-    inputs: int, channels: int, stride: int, bottleneck: bool, batch_norm: bool
-) -> OrderedDict[str, nn.Module]:
-    """The convolutions of a block, activated between them but not before or after."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, shape in enumerate(_shapes(inputs, channels, stride, bottleneck)):
-        if i > 0:
-            between = _activation(channels, batch_norm)
-            parts |= {f"{name}{i}": module for name, module in between.items()}
-        parts[f"conv{i + 1}"] = _convolution(*shape, batch_norm)
-    return parts
-
-
-def _activated(
-    inputs: int, outputs: int, size: int, stride: int, batch_norm: bool
-) -> nn.Sequential:
-    """A convolution with its normalisation and ReLU."""
-    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
-    return nn.Sequential(parts | _activation(outputs, batch_norm))
-
-
 def _stem(
-    inputs: int, outputs: int, stem: Stem, version: Literal[1, 2], batch_norm: bool
+    inputs: int, outputs: int, stem: Stem, version: Literal[1, 2], norm: Norm
 ) -> nn.Sequential:
     size, stride = (7, 2) if stem == "imagenet" else (3, 1)
-    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
     if version == 1:
-        parts |= _activation(outputs, batch_norm)
+        made = activated(inputs, outputs, size, stride, norm)
+    else:
+        made = nn.Sequential(OrderedDict(conv=convolution(inputs, outputs, size, stride, norm)))
     if stem == "imagenet":
-        parts["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    return nn.Sequential(parts)
+        made.add_module("pool", nn.MaxPool2d(3, stride=2, padding=1))
+    return made
 
 
 def _downsample(
-    inputs: int, outputs: int, stride: int, version: Literal[1, 2], batch_norm: bool
+    inputs: int, outputs: int, stride: int, version: Literal[1, 2], norm: Norm
 ) -> nn.Sequential:
     size = 1 if stride == 1 else 3
     if version == 1:
-        return _activated(inputs, outputs, size, stride, batch_norm)
-    parts = OrderedDict(conv=_convolution(inputs, outputs, size, stride, batch_norm))
-    return nn.Sequential(_preactivation(inputs, batch_norm) | parts)
+        return activated(inputs, outputs, size, stride, norm)
+    parts = OrderedDict(conv=convolution(inputs, outputs, size, stride, norm))
+    return nn.Sequential(preactivation(inputs, norm) | parts)
