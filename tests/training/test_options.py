@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import combinations
 
 import pytest
 import torch
@@ -79,13 +80,20 @@ def test_runs_of_before_there_were_groups_are_reused(tmp_path):
         train(changed(groups=("thirds",)), run.path, accelerator="cpu")
 
 
-def test_augmented_runs_repeat_and_differ_from_plain_ones(tmp_path):
-    augmented = changed(augmentation="crop_flip")
-    runs = [train(augmented, tmp_path / name, accelerator="cpu") for name in "ab"]
-    plain = train(SMALL, tmp_path / "plain", accelerator="cpu")
-    weights = [run.checkpoint(run.steps[-1])["final_linear.weight"] for run in (*runs, plain)]
+def test_augmented_runs_repeat_and_differ_from_one_another(tmp_path):
+    names = ("crop_flip", "crop_flip", "reflect_crop_flip", "none")
+    runs = [
+        train(changed(augmentation=name), tmp_path / str(i), accelerator="cpu")
+        for i, name in enumerate(names)
+    ]
+    weights = [run.checkpoint(run.steps[-1])["final_linear.weight"] for run in runs]
     assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+    assert not any(torch.equal(a, b) for a, b in combinations(weights[1:], 2))
+
+
+def test_a_mistyped_augmentation_is_an_error(tmp_path):
+    with pytest.raises(LayerscopeError, match="unknown augmentation 'flip'"):
+        train(changed(augmentation="flip"), tmp_path / "run", accelerator="cpu")
 
 
 @pytest.mark.parametrize(

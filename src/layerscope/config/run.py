@@ -120,10 +120,12 @@ class RunConfig(Config):
             half a cosine; ``"plateau"`` falls when the test loss has stopped falling.
         warmup: Steps over which the learning rate first rises linearly.
         epochs: Passes over the training set.
-        batch_size: Examples per step; the last batch of an epoch may be smaller.
+        batch_size: Examples per step; the last batch of an epoch may be smaller. With as many as
+            there are to train on, or more, every epoch is one step of full-batch gradient descent.
         seed: Seeds initialisation, order of examples and dropout.
         augmentation: ``"crop_flip"`` pads training images with 4 black pixels, crops them at
-            random to their size and flips half of them horizontally.
+            random to their size and flips half of them horizontally; ``"reflect_crop_flip"`` pads
+            with their reflection.
         start: Weights to begin with, for fine-tuning; by default the model's initialisation.
         frozen: Patterns of modules whose parameters keep their initial values.
         removed: Patterns of residual blocks that are left out.
@@ -153,7 +155,7 @@ class RunConfig(Config):
     epochs: int = 10
     batch_size: int = 128
     seed: int = 0
-    augmentation: Literal["none", "crop_flip"] = "none"
+    augmentation: Literal["none", "crop_flip", "reflect_crop_flip"] = "none"
     start: Start | None = None
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()

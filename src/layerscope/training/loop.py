@@ -18,7 +18,7 @@ from torch import nn
 from layerscope import schedule
 from layerscope.config import RunConfig, Start, to_dict
 from layerscope.config.rates import check_schedule
-from layerscope.data.augment import crop_flip
+from layerscope.data.augment import augmentation
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
 from layerscope.errors import DivergedError, LayerscopeError
@@ -75,7 +75,7 @@ def live(config: RunConfig) -> list[MomentProbe]:
 
 def _batches(config: RunConfig, root: str | Path | None, device: str) -> Batches:
     """The batches that the run trains on."""
-    augment = crop_flip if config.augmentation == "crop_flip" else None
+    augment = augmentation(config.augmentation)
     split = loaded(config.data, root, device).train
     return Batches(split, config.batch_size, config.seed, augment)
 
