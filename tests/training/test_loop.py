@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 import xarray as xr
 from tests.breaking import read_everything, temporaries
 from tests.killed import CONFIGS, PROBES
 
 from layerscope.config import FCN, SGD, RunConfig, Sine
+from layerscope.data.dataset import load
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.runs.checkpoints import Tensors
 from layerscope.runs.store import Run
@@ -47,6 +49,26 @@ def test_training_twice_gives_the_same_run(tmp_path):
     assert runs[0].steps == [0, 3, 6]
     other = train(dataclasses.replace(SMALL, seed=1), tmp_path / "c", accelerator="cpu")
     assert not torch.equal(other.checkpoint(6)["output.bias"], runs[0].checkpoint(6)["output.bias"])
+
+
+@pytest.mark.parametrize("batch_size", [1438, 5000])
+def test_a_batch_of_all_examples_is_gradient_descent(tmp_path, batch_size):
+    sgd = SGD(learning_rate=0.5, momentum=0.0)
+    config = dataclasses.replace(SMALL, batch_size=batch_size, epochs=3, optimizer=sgd)
+    run = train(config, tmp_path / "run", accelerator="cpu")
+    assert run.steps == [0, 1, 2, 3]
+    inputs, labels = load(config.data).train.batch(torch.arange(1438))
+    model = restore(run).model
+    run.load(model, 0)
+    model.double().train()
+    for step in run.steps:
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(run.checkpoint(step)[name], tensor.float())
+        loss = F.cross_entropy(model(inputs.double()), labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
 
 
 def test_what_a_run_notes_of_its_outcome(tmp_path):
