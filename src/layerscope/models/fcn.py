@@ -42,11 +42,11 @@ def fcn(
     """A fully connected network: ``layer1`` to ``layer<depth>``, then a linear ``output``.
 
     FCN 3x256 is the network of "Are all layers created equal?" (Fig. 1); depth 3, width 32 with
-    sigmoid on one input is 1-32-32-32-1 of "Which layer is learning faster?" (Fig. 1a). Depth 20,
-    width 256 with and without batch normalisation are the MLPs of "Layer-wise conditioning
-    analysis" (Section 4.1, Fig. 3): ``norm1`` and so on stand between a hidden layer and its
-    activation, and the output is not normalised. Linear layers keep their bias under any
-    normalisation, so that all draw the same initial weights.
+    sigmoid on one input is 1-32-32-32-1 of "Which layer is learning faster?" (Fig. 1a). Width 256
+    with and without batch normalisation is the 20-layer MLP of "Layer-wise conditioning analysis"
+    (Section 4.1, Fig. 3), which leaves open whether the output counts. ``norm1`` and so on stand
+    between a hidden layer and its activation, and the output is not normalised. Linear layers keep
+    their bias under any normalisation, so that all draw the same initial weights.
 
     Args:
         input_shape: Shape of one example; it is flattened.
