@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
-from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.errors import LayerscopeError
+from layerscope.functional.krylov import largest
 from layerscope.networks.names import Weights
 
 Differentiable = Callable[[Weights], tuple[Tensor, list[Tensor]]]
 """From tensors by name to a scalar and the tensors, in that order, it can be differentiated by."""
-TOLERANCE = 1e-4
 
 
 def gradients(
@@ -44,7 +43,7 @@ def _dense(slope: Tensor) -> Tensor:
 def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
     r"""Largest (algebraic) eigenvalue of :math:`\partial^2 L / \partial\theta^2`.
 
-    Lanczos iteration (scipy's ``eigsh``) on products of the Hessian with vectors, each one more
+    By `layerscope.functional.krylov.largest` on products of the Hessian with vectors, each one more
     backward pass; relative tolerance 1e-4, the first vector fixed, so that it repeats.
 
     Args:
@@ -63,8 +62,8 @@ def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
         value, leaves = loss(weights)
         slope = torch.cat([g.reshape(-1) for g in gradients(value, leaves, create_graph=True)])
 
-    def product(vector: np.ndarray) -> np.ndarray:
-        direction = torch.as_tensor(vector.reshape(-1), dtype=slope.dtype, device=slope.device)
+    def product(vector: Tensor) -> Tensor:
+        direction = vector.to(slope)
         try:
             parts = torch.autograd.grad(
                 slope, leaves, direction, retain_graph=True, materialize_grads=True
@@ -74,33 +73,9 @@ def top_eigenvalue(loss: Differentiable, weights: Weights) -> float:
                 f"the loss has no second derivative: {error}",
                 "Leave the Hessian out, e.g. LossLandscape(hessian=False), or the layer.",
             ) from error
-        return torch.cat([_dense(p).reshape(-1) for p in parts]).double().cpu().numpy()
+        return torch.cat([_dense(p).reshape(-1) for p in parts])
 
-    n = slope.numel()
-    first = np.random.default_rng(0).standard_normal(n)
     if not slope.requires_grad:  # linear in these weights
         return 0.0
-    if not np.isfinite(once := product(first)).all():
-        raise DivergedError(
-            "the Hessian is not finite.", "The model has diverged: measure an earlier checkpoint."
-        )
-    if not once.any():
-        return 0.0
-    if n == 1:
-        return float(product(np.ones(1))[0])
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)  # pyright: ignore
-    try:
-        values = eigsh(
-            operator,
-            1,
-            which="LA",
-            tol=TOLERANCE,  # pyright: ignore
-            v0=first,
-            return_eigenvectors=False,
-        )
-    except ArpackError as error:
-        raise LayerscopeError(
-            f"the Hessian's largest eigenvalue was not found: {error}",
-            "Leave it out, e.g. LossLandscape(hessian=False).",
-        ) from error
-    return float(values[0])
+    first = torch.from_numpy(np.random.default_rng(0).standard_normal(slope.numel()))
+    return largest(product, first.to(slope.device), what="the Hessian")
