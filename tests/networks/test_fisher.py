@@ -312,11 +312,11 @@ def single_only(grad):
     return alone
 
 
-def test_frozen_and_unused_parameters_have_zeros():
+def test_unused_parameters_have_zeros_and_frozen_ones_do_not():
     model = Unused()
     model.first.bias.requires_grad_(False)
     found = sample_gradients(model, classes(4, n=4)(0), CLASSIFY)
-    moves = {"first.weight", "last.weight", "last.bias"}
+    moves = {"first.weight", "first.bias", "last.weight", "last.bias"}
     start = 0
     for name, parameter in model.named_parameters():
         part = found[..., start : start + parameter.numel()]
@@ -324,7 +324,7 @@ def test_frozen_and_unused_parameters_have_zeros():
         start += parameter.numel()
     assert not model.first.bias.requires_grad
     batch = classes(4, n=4)(0)
-    assert not fisher_spectrum(model, batch, CLASSIFY, names=["spare.bias", "first.bias"]).any()
+    assert not fisher_spectrum(model, batch, CLASSIFY, names=["spare.bias", "spare.weight"]).any()
     with fisher_product(model, batch, CLASSIFY, names=["spare.bias"]) as (product, size):
         assert product(krylov.random_direction(size)).tolist() == [0.0] * 7
 

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.functional.krylov import Product
-from layerscope.networks.isolation import isolated, no_checkpointing
+from layerscope.networks.isolation import differentiable, isolated, no_checkpointing
 from layerscope.networks.likelihood import Fisher, cotangents, counted
 from layerscope.networks.names import every_tensor, unwrap
 from layerscope.networks.sharing import Subject
@@ -74,8 +74,8 @@ def sample_gradients(
         **options: See `Options`.
 
     Returns:
-        (examples, labels, parameters) in float64; zeros for parameters that are frozen or unused,
-        derivatives by real and imaginary part in turn for complex ones.
+        (examples, labels, parameters) in float64; zeros for parameters that are unused,
+        derivatives of frozen ones as of others, by real and imaginary part in turn where complex.
 
     Raises:
         LayerscopeError: A name is unknown or means a parameter that was named before, no example
@@ -172,6 +172,8 @@ def _evaluated(
     model = unwrap(model)
     leaves = _parameters(model, names)
     with isolated(model, training, weights=weights):
+        for leaf in leaves:
+            leaf.requires_grad_(differentiable(leaf))
         with torch.enable_grad(), no_checkpointing(), sdpa_kernel(SDPBackend.MATH):
             outputs = Subject(model, task, {}).outputs(batch)
         entries = _entries(task, outputs, batch)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError, unknown
+from layerscope.networks.isolation import mixed_seed
 from layerscope.networks.task import IGNORED, Task, categorical, is_squared
 
 Fisher = Literal["empirical", "mc", "exact"]
@@ -105,7 +106,7 @@ def _of_classes(
 
 def _drawn(p: Tensor, seed: int) -> Tensor:
     """A class for every distribution along the last dimension, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(mixed_seed("labels", seed))
     flat = p.reshape(-1, p.shape[-1]).double().cpu()
     found = torch.multinomial(flat, 1, generator=generator)
     return found.reshape(p.shape[:-1]).to(p.device)
@@ -116,7 +117,7 @@ def _of_normal(outputs: Tensor, fisher: Fisher, seed: int) -> Iterator[Tensor]:
     size = outputs[:1].numel()
     scale = math.sqrt(2 / size)
     if fisher == "mc":
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(mixed_seed("labels", seed))
         noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
         yield scale * noise.to(outputs)
         return
