@@ -1,0 +1,270 @@
+r"""Second moments of a layer's inputs and output gradients, their spectra and condition numbers.
+
+The curvature of a layer with weights W is approximated by a Kronecker product,
+:math:`F \approx S_x \otimes S_g` with :math:`S_x = E[x x^T]` and :math:`S_g = E[g g^T]`: second
+moments, not centred. The eigenvalues of the product are all products of one eigenvalue of each.
+
+The generalised condition number is :math:`\kappa_p = \lambda_1 / \lambda_{\lceil p d \rceil}`
+with the d eigenvalues in descending order; :math:`\kappa_1` is the usual one. Of the product it is
+not the product of both: Proposition 1 of the paper is about :math:`\lambda_1` and :math:`\kappa_1`
+only. Nothing is ever added to eigenvalues. One that is not above
+:math:`\lambda_1\, d\, \max(\epsilon_{64}, \epsilon^2)` is rounding and set to zero, with the
+machine epsilons of float64 and of the rows' own type; what is divided by it is infinite.
+
+Groups (of a grouped convolution) are blocks on the diagonal: their eigenvalues are those of all.
+
+Source: Huang, Qin, Liu, Zhu and Shao, "Layer-wise Conditioning Analysis in Exploring the Learning
+Dynamics of DNNs", Section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from layerscope.errors import DivergedError, LayerscopeError
+
+WRITTEN_OUT = 2**18
+"""Products of eigenvalues up to which they are sorted; of more the one asked for is searched."""
+
+Spectrum = Float64[Tensor, "groups features"]
+"""Eigenvalues of the blocks of a matrix, descending in every block, none negative."""
+Other = Float64[Tensor, "groups others"]
+"""Those of another matrix of as many blocks."""
+
+
+class SecondMoment:
+    r"""Mean over examples of the outer products of rows, added up in float64 as they come.
+
+    Rows are kept as they are while they are fewer than their entries: their Gram matrix is then
+    the smaller one and has the same eigenvalues but for zeros. Memory grows with the square of the
+    number of features, not with examples.
+
+    Args:
+        most: Side of the largest matrix that is made; `eigenvalues` refuses where both the
+            features and the rows are more.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self.most = most
+        self.examples = 0
+        self.features = 0
+        self.squares = 0.0
+        self.epsilon = torch.finfo(torch.float64).eps
+        self._kept: list[Tensor] = []
+        self._sum: Tensor | None = None
+        self._diagonal: Tensor | None = None
+        self._large = False
+
+    def add(self, rows: Float[Tensor, "groups rows features"], examples: int | None = None) -> None:
+        """Add rows to every group.
+
+        Args:
+            rows: Of any floating type.
+            examples: How many examples they are, where not one each.
+        """
+        _, n, self.features = rows.shape
+        self.examples += n if examples is None else examples
+        self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
+        rows = rows.detach().double()
+        self.squares += float(rows.square().sum())
+        held = sum(kept.shape[1] for kept in self._kept)
+        if self._large or (self._sum is None and held + n <= min(self.features, self.most)):
+            self._kept += [] if self._large else [rows]
+            return
+        if self.features > self.most:
+            self._large, self._kept = True, []
+            return
+        if self._sum is None:
+            self._sum = rows.new_zeros(len(rows), self.features, self.features)
+        for part in (*self._kept, rows):
+            self._sum.baddbmm_(part.mT, part)
+        self._kept = []
+
+    def add_indices(self, indices: Int64[Tensor, " rows"], features: int) -> None:
+        """Add rows that are unit vectors, as those that choose a row of an embedding.
+
+        Args:
+            indices: Where each is 1.
+            features: Their entries.
+        """
+        self.features = features
+        self.examples += len(indices)
+        self.squares += len(indices)
+        counts = torch.bincount(indices, minlength=features).double()
+        self._diagonal = counts if self._diagonal is None else self._diagonal + counts
+
+    @property
+    def trace(self) -> float:
+        """Mean squared length of the rows, over all groups; 0 without examples."""
+        return self.squares / self.examples if self.examples else 0.0
+
+    def eigenvalues(self) -> Spectrum:
+        """All eigenvalues; what is rounding is 0.
+
+        Raises:
+            DivergedError: A row was not finite.
+            LayerscopeError: There are no rows, or too many features and rows.
+        """
+        if not math.isfinite(self.squares):
+            raise DivergedError(
+                "values are not finite.", "The model has diverged: measure an earlier checkpoint."
+            )
+        if not self.examples:
+            raise LayerscopeError("there are no examples.", "Give a batch with some.")
+        if self._large:
+            raise LayerscopeError(
+                f"has {self.features} features and {self.examples} examples, both above {self.most}.",
+                "Raise most_features, or give fewer examples.",
+            )
+        if self._diagonal is not None:
+            values = self._diagonal.sort(descending=True).values[None]
+        elif self._sum is not None:
+            values = _eigenvalues(self._sum)
+        else:
+            rows = torch.cat(self._kept, 1)
+            found = _eigenvalues(rows @ rows.mT)
+            values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
+        return _without_rounding(values.cpu() / self.examples, self.epsilon)
+
+
+def _eigenvalues(matrices: Tensor) -> Tensor:
+    """Of symmetric matrices, descending; on the processor, where LAPACK is the faster one."""
+    return torch.linalg.eigvalsh(matrices.cpu()).flip(-1)
+
+
+def _without_rounding(values: Spectrum, epsilon: float) -> Spectrum:
+    floor = values.amax() * values.shape[1] * epsilon
+    return torch.where(values > floor, values, 0.0)
+
+
+class Condition(NamedTuple):
+    """What a spectrum says.
+
+    Attributes:
+        largest: The largest eigenvalue.
+        trace: Sum of all.
+        rank: How many are not zero.
+        nonzero: Largest over smallest that is not zero; infinite where all are zero.
+        shares: The generalised condition number for every share asked for.
+    """
+
+    largest: float
+    trace: float
+    rank: int
+    nonzero: float
+    shares: tuple[float, ...]
+
+
+def condition(values: Spectrum, shares: Sequence[float] = (0.5, 0.8, 1.0)) -> Condition:
+    r"""Condition numbers of a matrix.
+
+    Args:
+        values: Its eigenvalues.
+        shares: Every p of :math:`\kappa_p`, above 0 and at most 1.
+    """
+    flat = values.flatten().sort(descending=True).values
+    positive = flat[flat > 0]
+    return Condition(
+        largest=float(flat[0]),
+        trace=float(flat.sum()),
+        rank=len(positive),
+        nonzero=float(positive[0] / positive[-1]) if len(positive) else math.inf,
+        shares=tuple(_ratio(float(flat[0]), float(flat[_place(p, len(flat))])) for p in shares),
+    )
+
+
+def kronecker_condition(
+    left: Spectrum, right: Other, shares: Sequence[float] = (0.5, 0.8, 1.0)
+) -> Condition:
+    """`condition` of the Kronecker product of two matrices, block by block.
+
+    Of many products none is written out: their order statistic is found by bisection, which counts
+    the products that are not below a number in sorted lists.
+
+    Args:
+        left: Eigenvalues of one.
+        right: Of the other, with as many groups.
+        shares: As for `condition`.
+    """
+    ranks = (left > 0).sum(1) * (right > 0).sum(1)
+    smallest = _smallest(left) * _smallest(right)
+    largest = float((left[:, 0] * right[:, 0]).amax())
+    total = left.numel() * right.shape[1]
+    return Condition(
+        largest=largest,
+        trace=float((left.sum(1) * right.sum(1)).sum()),
+        rank=int(ranks.sum()),
+        nonzero=float(largest / smallest.amin()) if largest else math.inf,
+        shares=tuple(
+            _ratio(largest, kth_product(left, right, _place(p, total) + 1)) for p in shares
+        ),
+    )
+
+
+def _smallest(values: Spectrum) -> Tensor:
+    """The smallest eigenvalue of every group that is not zero; infinity where all are."""
+    return torch.where(values > 0, values, math.inf).amin(1)
+
+
+def _ratio(largest: float, other: float) -> float:
+    return largest / other if other else math.inf
+
+
+def _place(share: float, n: int) -> int:
+    """Index, from 0, of eigenvalue ``ceil(share * n)``, whatever rounding does to the product."""
+    return max(1, math.ceil(round(share * n, 6))) - 1
+
+
+def kth_product(left: Spectrum, right: Other, k: int) -> float:
+    """The k-th largest of all products of an eigenvalue with one of the other matrix's same group.
+
+    Args:
+        left: (groups, m), descending.
+        right: (groups, n), descending.
+        k: From 1 to groups m n.
+
+    Returns:
+        One of the products.
+    """
+    total = left.numel() * right.shape[1]
+    if total <= WRITTEN_OUT:
+        products = (left[:, :, None] * right[:, None, :]).flatten()
+        return float(products.kthvalue(total - k + 1).values)
+    return _searched(left, right, k)
+
+
+def _searched(left: Spectrum, right: Other, k: int) -> float:
+    """`kth_product` by bisection over the bits of positive numbers, which are in their order."""
+    ascending = right.flip(1).contiguous()
+    n = ascending.shape[1]
+
+    def first(bound: Tensor) -> Tensor:
+        """Of every left one, where the first right one is whose product is not below a bound."""
+        return torch.searchsorted(ascending, bound / left)
+
+    low, high = 0, int(_bits(left[:, :1] * right[:, :1]).amax())
+    while low < high:  # the largest number that k products are not below
+        middle = (low + high + 1) // 2
+        reached = int((n - first(_number(middle))).sum())
+        low, high = (middle, high) if reached >= k else (low, middle - 1)
+    if low == 0:
+        return 0.0
+    bound = _number(low)
+    at = first(bound)
+    near = torch.stack([at.clamp_max(n - 1), (at - 1).clamp_min(0)])
+    products = left * torch.gather(ascending.expand(2, *ascending.shape), 2, near)
+    return float(products.flatten()[(products - bound).abs().argmin()])
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    return numbers.contiguous().view(torch.int64)
+
+
+def _number(bits: int) -> Tensor:
+    return torch.tensor(bits, dtype=torch.int64).view(torch.float64)
