@@ -26,6 +26,8 @@ VARIABLES = {
     "reinitialisation": ["error", "loss"],
     "preactivations": ["mean", "deviation", "always_on", "always_off", "mixed"],
     "linear_share": ["linear_share", "affinity"],
+    "conditioning": ["largest", "trace"],
+    "weight_domination": ["ratio", "gradient", "weight"],
     "linearisation_cost": ["loss", "error", "loss_increase", "error_increase"],
 }
 

@@ -91,7 +91,7 @@ def test_too_many_features_are_refused_only_where_examples_are_too_many_too() ->
     torch.manual_seed(0)
     rows = torch.randn(1, 9, 20)
     torch.testing.assert_close(_moment(rows, most=9).eigenvalues(), _written_out(rows))
-    with pytest.raises(LayerscopeError, match="20 features and 9 examples"):
+    with pytest.raises(LayerscopeError, match="20 features and 9 rows"):
         _moment(rows, chunk=4, most=8).eigenvalues()
     assert math.isclose(_moment(rows, most=8).trace, float(_written_out(rows).sum()), rel_tol=1e-6)
 

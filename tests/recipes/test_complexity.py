@@ -223,8 +223,8 @@ def test_linear_networks_that_catch_up_or_do_not():
 
     def made(good):
         def of(variant):
-            longer = variant.endswith("-longer")
-            level = 60.0 if variant == "full" else 70.0 if longer and good else 50.0
+            longer, full = variant.endswith("-longer"), variant.startswith("full")
+            level = 60.0 if full else 70.0 if longer and good else 50.0
             return {"performance": performance(np.full(len(STEPS), level))}
 
         return of

@@ -52,8 +52,9 @@ class SecondMoment:
 
     def __init__(self, most: int = 4096) -> None:
         self.most = most
-        self.examples = 0
+        self.groups = 1
         self.features = 0
+        self.examples = 0
         self.squares = 0.0
         self.epsilon = torch.finfo(torch.float64).eps
         self._kept: list[Tensor] = []
@@ -61,15 +62,21 @@ class SecondMoment:
         self._diagonal: Tensor | None = None
         self._large = False
 
+    def expect(self, groups: int, features: int, examples: int) -> None:
+        """Count examples whose rows may follow; they are zero otherwise."""
+        self.groups, self.features = groups, features
+        self.examples += examples
+
     def add(self, rows: Float[Tensor, "groups rows features"], examples: int | None = None) -> None:
         """Add rows to every group.
 
         Args:
             rows: Of any floating type.
-            examples: How many examples they are, where not one each.
+            examples: How many examples they are, where not one each: 0 for those that were
+                expected, and for further labels of an example.
         """
-        _, n, self.features = rows.shape
-        self.examples += n if examples is None else examples
+        groups, n, features = rows.shape
+        self.expect(groups, features, n if examples is None else examples)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
         rows = rows.detach().double()
         self.squares += float(rows.square().sum())
@@ -93,8 +100,7 @@ class SecondMoment:
             indices: Where each is 1.
             features: Their entries.
         """
-        self.features = features
-        self.examples += len(indices)
+        self.expect(1, features, len(indices))
         self.squares += len(indices)
         counts = torch.bincount(indices, minlength=features).double()
         self._diagonal = counts if self._diagonal is None else self._diagonal + counts
@@ -119,7 +125,7 @@ class SecondMoment:
             raise LayerscopeError("there are no examples.", "Give a batch with some.")
         if self._large:
             raise LayerscopeError(
-                f"has {self.features} features and {self.examples} examples, both above {self.most}.",
+                f"has {self.features} features and {self.examples} rows, both above {self.most}.",
                 "Raise most_features, or give fewer examples.",
             )
         if self._diagonal is not None:
@@ -127,7 +133,10 @@ class SecondMoment:
         elif self._sum is not None:
             values = _eigenvalues(self._sum)
         else:
-            rows = torch.cat(self._kept, 1)
+            none = torch.zeros(self.groups, 0, self.features, dtype=torch.float64)
+            rows = (
+                torch.cat([none.to(self._kept[0].device), *self._kept], 1) if self._kept else none
+            )
             found = _eigenvalues(rows @ rows.mT)
             values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
         return _without_rounding(values.cpu() / self.examples, self.epsilon)

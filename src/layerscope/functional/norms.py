@@ -120,3 +120,29 @@ def layer_distances(
 ) -> Float64[Tensor, " layers"]:
     """``||after_l - before_l||_p`` for every layer; arguments as in `layer_norms`."""
     return _per_layer(_distance_power_sums(before, after, p), owner, n_layers, p)
+
+
+def spectral_norms(
+    tensors: Sequence[Tensor], owner: Int64[Tensor, " tensors"], n_layers: int
+) -> Float64[Tensor, " layers"]:
+    r"""Largest singular value of every layer, over its matrices.
+
+    The root of the largest eigenvalue of the smaller of :math:`W W^T` and :math:`W^T W`, float64.
+
+    Args:
+        tensors: Matrices, or filters of two or more dimensions, the first of which are outputs.
+        owner: Index of the layer that each tensor belongs to.
+        n_layers: Number of layers.
+
+    Returns:
+        One number per layer; NaN where values are not finite.
+    """
+    found = torch.zeros(n_layers, dtype=torch.float64, device=owner.device)
+    for layer, tensor in zip(owner.tolist(), tensors, strict=True):
+        matrix = tensor.detach().flatten(1)
+        matrix = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
+        gram = matrix @ matrix.mH if matrix.shape[0] <= matrix.shape[1] else matrix.mH @ matrix
+        finite = bool(gram.isfinite().all())
+        top = torch.linalg.eigvalsh(gram.cpu())[-1].clamp_min(0).sqrt() if finite else torch.nan
+        found[layer] = torch.maximum(found[layer], torch.as_tensor(top).to(found))
+    return found

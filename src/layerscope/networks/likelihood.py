@@ -27,12 +27,13 @@ def check_fisher(fisher: str) -> None:
         raise unknown("kind of Fisher matrix", fisher, KINDS)
 
 
-def counted(task: Task, outputs: Tensor, batch: Any) -> int:
+def counted(task: Task, outputs: Any, batch: Any) -> int:
     """Of how many losses the task's loss is the mean: labels that count, or examples."""
-    found = categorical(task, outputs.detach(), batch)
-    if found is not None:
-        return int((found[1] != IGNORED).sum())
-    return len(task.losses(outputs.detach(), batch))
+    with torch.no_grad():
+        found = categorical(task, outputs, batch)
+        if found is not None:
+            return int((found[1] != IGNORED).sum())
+        return len(task.losses(outputs, batch))
 
 
 def cotangents(

@@ -32,11 +32,15 @@ from layerscope.probes.moment import Moment, Trajectory
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of a probe's dataset: its dimensions after ``step``, its meaning and unit."""
+    """One variable of a probe's dataset: its dimensions after ``step``, its meaning and unit.
+
+    Where it is ``partial``, a layer may have none while it has others: NaN is no error there.
+    """
 
     long_name: str
     units: str = "1"
     dims: tuple[str, ...] = ("layer",)
+    partial: bool = False
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes that every variable carries."""

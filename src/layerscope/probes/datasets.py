@@ -48,7 +48,8 @@ def assemble(
     measured = [name not in missing for name in layers.names]
     for name, variable in probe.variables.items():
         values = torch.stack([values[name] for _, values in rows]).cpu().numpy()
-        if bad := np.argwhere(np.isnan(values[:, measured])).tolist():
+        bad = [] if variable.partial else np.argwhere(np.isnan(values[:, measured])).tolist()
+        if bad:
             layer = np.flatnonzero(measured)[bad[0][1]]
             raise DivergedError(
                 f"{name} of layer {layers.names[layer]!r} is not a number at step "

@@ -1,0 +1,175 @@
+"""What probes of matrices share: matrices in the places of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from layerscope.errors import LayerscopeError, unknown
+from layerscope.figures.figure import Figure, Lines
+from layerscope.networks.discovery import Layer
+from layerscope.networks.factors import (
+    Factors,
+    Places,
+    collect,
+    find_uses,
+    row_names,
+)
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.likelihood import Fisher
+from layerscope.networks.names import every_tensor, unwrap
+from layerscope.probes.base import Moment, over_time
+
+Mode = Literal["eval", "train"]
+
+
+def check_mode(probe: str, mode: str) -> None:
+    """Refuse what is no mode.
+
+    Raises:
+        LayerscopeError: It is none.
+    """
+    if mode not in ("eval", "train"):
+        raise unknown(f"mode of {probe}", mode, ("eval", "train"))
+
+
+def matrix_rows(moment: Moment, layers: LayerMap) -> LayerMap:
+    """The matrices of a moment's model as rows, each in the group of its layer.
+
+    A matrix of a selected layer that takes part in no product has a row too.
+
+    Raises:
+        LayerscopeError: The layers have none.
+    """
+    model = unwrap(moment.model)
+    uses, _ = find_uses(model, moment.batch, moment.task)
+    layer_of = {name: layer for layer in layers for name in layer.parameters}
+    own = every_tensor(model)
+    found: list[Layer] = []
+    for depth, (use, name) in enumerate(row_names(uses).items()):
+        if (layer := layer_of.get(use.weight)) is not None:
+            names = [use.weight, *([use.shift] if use.shift else [])]
+            shapes = {n: tuple(own[n].shape) for n in names if n not in _taken(found)}
+            found.append(_row(name, depth, use.kind, layer, shapes))
+    met, owners = {use.weight for use in uses}, tuple(f"{u.owner}." for u in uses if u.owner)
+    for name, layer in layer_of.items():
+        if name not in met and own[name].ndim > 1 and not name.startswith(owners):
+            shapes = {name: tuple(own[name].shape)}
+            found.append(_row(name, len(uses) + len(found), "unused", layer, shapes))
+    if not found:
+        raise LayerscopeError(
+            "the layers have no matrices.", "Choose other layers, or leave the probe out."
+        )
+    return LayerMap(tuple(found))
+
+
+def _taken(rows: list[Layer]) -> set[str]:
+    """Parameters stand in one row each: the first of those that use them."""
+    return {name for row in rows for name in row.parameters}
+
+
+def _row(
+    name: str, depth: int, kind: str, layer: Layer, shapes: Mapping[str, tuple[int, ...]]
+) -> Layer:
+    return Layer(
+        name=name,
+        depth=depth,
+        kind=kind,
+        modules=layer.modules,
+        parameters=dict(shapes),
+        group=layer.group,
+        trained=layer.trained,
+    )
+
+
+def measured_at(
+    moment: Moment,
+    layers: LayerMap,
+    *,
+    training: bool,
+    most: int,
+    fisher: Fisher = "empirical",
+    places: Places = "channels",
+    seed: int = 0,
+) -> dict[str, Factors]:
+    """Second moments at the matrices of a moment's model on its fixed batch.
+
+    Args:
+        moment: Has model, task and batch; why a matrix has none goes to its ``missing``.
+        layers: The matrices, as `matrix_rows` gives them.
+        training: Mode in which the model runs.
+        most: Side of the largest matrix, 0 for traces only.
+        fisher: Whose labels.
+        places: What enters a convolution.
+        seed: Of labels that are drawn.
+
+    Raises:
+        LayerscopeError: None has any.
+    """
+    elsewhere: dict[str, str] = {}
+    found = collect(
+        moment.model,
+        [moment.batch],
+        moment.task,
+        fisher,
+        weights=moment.weights,
+        training=training,
+        places=places,
+        most=most,
+        seed=seed,
+        elsewhere=elsewhere,
+    )
+    names = row_names({use: factors.name for use, factors in found.items()})
+    by_name = {names[use]: factors for use, factors in found.items()}
+    for layer in layers:
+        if layer.name not in by_name:
+            where = [elsewhere[name] for name in layer.parameters if name in elsewhere]
+            reason = f"takes part in {where[0]}(), in no product that is known" if where else ""
+            moment.missing[layer.name] = reason or "takes part in no product"
+    if not set(by_name) & set(layers.names):
+        name, reason = next(iter(moment.missing.items()))
+        raise LayerscopeError(
+            f"no matrix can be measured: {name!r} {reason}.",
+            "Choose other layers, or leave the probe out.",
+        )
+    return {name: by_name[name] for name in layers.names if name in by_name}
+
+
+def panels(
+    dataset: xr.Dataset,
+    variables: Mapping[str, str],
+    quantity: str,
+    key: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Lines over time of several variables on logarithmic axes, one panel for each.
+
+    Args:
+        dataset: What was measured.
+        variables: Names of variables by what stands above their panels.
+        quantity: What is on the axis.
+        key: Of the figure.
+        title: Of the figure.
+        caption: Of the figure.
+    """
+    several = xr.concat(
+        [over_time(dataset[name])[0] for name in variables.values()],
+        xr.Variable("matrix", list(variables)),
+        combine_attrs="drop",
+    )
+    drawn = several.where(np.isfinite(several) & (several > 0))
+    kept = drawn.notnull().any([dim for dim in drawn.dims if dim != "layer"])
+    _, x = over_time(dataset[next(iter(variables.values()))])
+    return Lines(
+        drawn.isel(layer=np.flatnonzero(kept)).assign_attrs(long_name=quantity, units=""),
+        key=key,
+        title=title,
+        caption=caption,
+        x=x,
+        panel="matrix",
+        log_y=True,
+    )
