@@ -88,7 +88,8 @@ def better_metric(runs: Runs) -> Items:
         "measures",
         "How well each measure tells which network falls behind",
         "Rank correlation over numbers of linear layers and times with the share of accuracy that "
-        f"the partly linear network lacks, with the sign that would be expected; {OVER_SEEDS}",
+        "the partly linear network lacks, with the sign that would be expected. A measure that is "
+        f"the same everywhere, as where all nodes switch, has none; {OVER_SEEDS}",
         x="measure",
     )
     for name, (values, _) in MEASURES.items():
