@@ -110,6 +110,26 @@ class SecondMoment:
         """Mean squared length of the rows, over all groups; 0 without examples."""
         return self.squares / self.examples if self.examples else 0.0
 
+    def matrix(self) -> Float64[Tensor, "groups features features"]:
+        """The mean itself, written out.
+
+        Raises:
+            LayerscopeError: There are more features than the largest matrix may have.
+        """
+        if self._large or self.features > self.most:
+            raise LayerscopeError(
+                f"has {self.features} features, more than {self.most}.", "Raise most_features."
+            )
+        if self._diagonal is not None:
+            return self._diagonal.diag()[None] / self.examples
+        found = torch.zeros(self.groups, self.features, self.features, dtype=torch.float64)
+        if self._sum is not None:
+            found = self._sum
+        elif self._kept:
+            rows = torch.cat(self._kept, 1)
+            found = rows.mT @ rows
+        return found / max(self.examples, 1)
+
     def eigenvalues(self) -> Spectrum:
         """All eigenvalues; what is rounding is 0.
 

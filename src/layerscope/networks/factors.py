@@ -43,16 +43,20 @@ class Factors:
     """What is known of one matrix.
 
     Attributes:
+        use: Which matrix, in which role.
         name: The parameter's name where it is used first.
         input: Second moment of what enters; that of gradients themselves for a scale.
         gradient: Second moment of gradients at what leaves; None for a scale.
         uses: Calls in which it took part, in all batches.
+        losses: Over how many losses of examples the mean is taken.
     """
 
+    use: Use
     name: str
     input: SecondMoment
     gradient: SecondMoment | None
     uses: int = 0
+    losses: int = 0
 
 
 def find_uses(model: nn.Module, batch: Any, task: Task) -> tuple[dict[Use, str], dict[str, str]]:
@@ -142,7 +146,7 @@ def collect(
         def see(seen: Meeting, here: _Pass = here) -> None:
             if among is None or seen.use.weight in among:
                 gradient = None if seen.use.kind == "scale" else SecondMoment(most)
-                fresh = Factors(seen.name, SecondMoment(most), gradient)
+                fresh = Factors(seen.use, seen.name, SecondMoment(most), gradient)
                 _add(seen, found.setdefault(seen.use, fresh), places, here)
 
         with (
@@ -153,6 +157,9 @@ def collect(
             outputs = task.forward(model, batch)
             for value, slope in _ends(task, outputs, batch, fisher, seed + number):
                 here.run_back(value, slope, starts)
+            losses = counted(task, outputs, batch)
+        for factors in found.values():
+            factors.losses += losses
     return found
 
 

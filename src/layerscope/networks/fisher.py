@@ -42,6 +42,10 @@ AT_ONCE, ENTRIES = 32, 2**24
 """Backward passes that run together, and numbers in their cotangents and gradients."""
 
 
+class TooLargeError(LayerscopeError):
+    """A matrix has more entries than are written out."""
+
+
 class Options(TypedDict, total=False):
     """What every function here takes by name.
 
@@ -356,7 +360,7 @@ def _entries(task: Task, outputs: Any, batch: Any) -> Tensor:
 
 def _check_size(what: str, rows: int, columns: int) -> None:
     if rows * columns > LARGEST**2:
-        raise LayerscopeError(
+        raise TooLargeError(
             f"{what} are more than {LARGEST:,} by {LARGEST:,}, too many to be written out.",
             "Name fewer parameters, give a smaller batch, or use fisher_product with "
             "layerscope.functional.krylov.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -94,6 +94,7 @@ def measured_at(
     fisher: Fisher = "empirical",
     places: Places = "channels",
     seed: int = 0,
+    batch: Any = None,
 ) -> dict[str, Factors]:
     """Second moments at the matrices of a moment's model on its fixed batch.
 
@@ -105,6 +106,7 @@ def measured_at(
         fisher: Whose labels.
         places: What enters a convolution.
         seed: Of labels that are drawn.
+        batch: Another batch in place of the fixed one.
 
     Raises:
         LayerscopeError: None has any.
@@ -112,7 +114,7 @@ def measured_at(
     elsewhere: dict[str, str] = {}
     found = collect(
         moment.model,
-        [moment.batch],
+        [moment.batch if batch is None else batch],
         moment.task,
         fisher,
         weights=moment.weights,

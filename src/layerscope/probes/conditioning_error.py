@@ -1,0 +1,232 @@
+"""How well the Kronecker product that stands for a layer's curvature describes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.figures.figure import Figure, Lines
+from layerscope.functional import krylov
+from layerscope.functional.conditioning import SecondMoment, condition, kronecker_condition
+from layerscope.networks import fisher as exact
+from layerscope.networks.discovery import Layer
+from layerscope.networks.factors import Factors
+from layerscope.networks.layers import LayerMap
+from layerscope.networks.likelihood import Fisher, check_fisher
+from layerscope.networks.task import first_examples
+from layerscope.probes.at_matrices import Mode, check_mode, matrix_rows, measured_at, panels
+from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+
+HALF = 0.5
+MOST = 4096
+"""Features of a matrix up to which it is written out."""
+
+
+@dataclass(frozen=True)
+class ConditioningError(MomentProbe):
+    r"""Largest eigenvalue and condition number of the Kronecker product against the exact block.
+
+    The exact block of a matrix is :math:`F_l = \frac{1}{N} \sum_n \sum_k g_{nk} g_{nk}^T` with the
+    gradients g of the examples' losses (`layerscope.networks.fisher`); what stands for it is
+    :math:`K_l = T\, S_x \otimes S_g`, T the positions (or places) of an example, which would be
+    F if positions, and inputs and gradients, were independent. Of a convolution inputs are patches,
+    since channels alone (the paper's, and `Conditioning`'s default) make a smaller matrix.
+
+    * ``largest_exact``, ``largest_product`` and ``largest_ratio``, product over exact;
+    * ``kappa_50_exact`` and ``kappa_50_product``; infinite where half of the eigenvalues are zero,
+      as where there are fewer gradients than half of the parameters;
+    * ``overlap``, the cosine :math:`\langle F, K \rangle / (|F| |K|)`, which no scale changes;
+    * ``explained``, :math:`1 - |F - K|^2 / |F|^2`, at most 1, below 0 where K is worse than none.
+
+    All but the largest eigenvalue need every gradient of a layer at once; for a layer that is too
+    large for that, the largest one is found by products with vectors, and the others are missing.
+    A matrix that is a part of a parameter, or shares it with another role, has no block of its own
+    and no value.
+
+    Source: beyond Huang, Qin, Liu, Zhu and Shao, "Layer-wise Conditioning Analysis in Exploring the
+    Learning Dynamics of DNNs", whose Section 3 argues that such spectra are alike.
+
+    Attributes:
+        samples: Examples of the fixed batch that are used; each is a backward pass.
+        fisher: Labels of which gradients are taken; as for `Conditioning`.
+        mode: Mode in which the model runs.
+        seed: Of labels that are drawn.
+    """
+
+    samples: int = 64
+    fisher: Fisher = "empirical"
+    mode: Mode = "train"
+    seed: int = 0
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
+    source: ClassVar[str] = "beyond layer-wise conditioning analysis, Section 3"
+    summary: ClassVar[str] = "how well a Kronecker product describes each layer's curvature"
+    heading: ClassVar[str] = "Whether the approximation of curvature holds"
+    place: ClassVar[int] = 131
+
+    def __post_init__(self) -> None:
+        check_fisher(self.fisher)
+        check_mode("ConditioningError", self.mode)
+        if self.samples < 1:
+            raise LayerscopeError(
+                f"ConditioningError has samples {self.samples}.", "Samples are at least 1."
+            )
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """Largest eigenvalues, condition numbers, overlap and the share explained."""
+        names = {
+            "largest_exact": "largest eigenvalue of the exact block",
+            "largest_product": "largest eigenvalue of the product",
+            "largest_ratio": "largest eigenvalue, product over exact",
+            "kappa_50_exact": "kappa_50 of the exact block",
+            "kappa_50_product": "kappa_50 of the product",
+            "overlap": "overlap of product and exact block",
+            "explained": "share of the exact block explained",
+        }
+        return {name: Variable(text, "1", partial=True) for name, text in names.items()}
+
+    def select(self, layers: LayerMap) -> LayerMap:
+        """All layers; their matrices are measured."""
+        return layers
+
+    def rows(self, layers: LayerMap, moment: Moment) -> LayerMap:
+        """The matrices of the layers."""
+        return matrix_rows(moment, layers)
+
+    def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
+        """Product against exact block for every matrix at this moment."""
+        batch = first_examples(moment.batch, self.samples)
+        training = self.mode == "train"
+        found = measured_at(
+            moment,
+            layers,
+            training=training,
+            most=MOST,
+            fisher=self.fisher,
+            places="patches",
+            seed=self.seed,
+            batch=batch,
+        )
+        rows: list[Mapping[str, float]] = []
+        for layer in layers:
+            factors = found.get(layer.name)
+            reason = "" if factors is None else _without_block(layer, factors, found)
+            if factors is None or reason:
+                moment.missing.update({layer.name: reason} if reason else {})
+                rows.append({})
+                continue
+            options: exact.Options = {
+                "names": [factors.use.weight],
+                "weights": moment.weights,
+                "training": training,
+                "seed": self.seed,
+            }
+            given = (moment.model, batch, moment.task, self.fisher)
+            try:
+                rows.append(_compared(factors, exact.sample_gradients(*given, **options)))
+            except exact.TooLargeError:
+                with exact.fisher_product(*given, **options) as (product, size):
+                    top = krylov.largest(product, krylov.random_direction(size))
+                rows.append(_largest(factors, top))
+        values = [[row.get(name, math.nan) for row in rows] for name in self.variables]
+        return dict(zip(self.variables, torch.tensor(values, dtype=torch.float64), strict=True))
+
+    def figures(self, dataset: xr.Dataset) -> list[Figure]:
+        """Both largest eigenvalues, and the overlap, over time."""
+        overlap, x = over_time(dataset["overlap"])
+        kept = overlap.notnull().any([dim for dim in overlap.dims if dim != "layer"])
+        how = f"on {self.samples} examples, {self.fisher} labels, model in {self.mode} mode"
+        return [
+            panels(
+                dataset,
+                {"exact block": "largest_exact", "Kronecker product": "largest_product"},
+                "largest eigenvalue",
+                f"{self.slug}-largest",
+                "Largest eigenvalue, exact and approximated",
+                "Largest eigenvalue of each layer's block of the Fisher matrix and of the "
+                f"Kronecker product that stands for it, {how}.",
+            ),
+            Lines(
+                overlap.isel(layer=np.flatnonzero(kept)),
+                key=f"{self.slug}-overlap",
+                title="How alike the approximation and the exact block are",
+                caption="Cosine between the Kronecker product and each layer's exact block, as "
+                f"vectors of their entries, {how}: 1 is the same up to a factor.",
+                x=x,
+            ),
+        ]
+
+
+def _without_block(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
+    """Why a matrix has no block of its own to be compared with; empty where it has one."""
+    use = factors.use
+    if factors.gradient is None:
+        return "has its exact matrix in Conditioning"
+    if use.owner:
+        return "is derived from parameters, whose block is another one"
+    shared = [one for one in found.values() if one.use.weight == use.weight]
+    size = math.prod(layer.parameters.get(use.weight, ()))
+    if len(shared) > 1 or use.size != size:
+        return "is a part of a parameter, or shares it"
+    if use.kind == "convolution" and not use.inputs:
+        return "is a transposed convolution, whose patches are not known"
+    if max(factors.input.features, factors.gradient.features) > MOST:
+        return f"has more than {MOST} features"
+    return ""
+
+
+def _scaled(factors: Factors) -> float:
+    """T, positions of an example."""
+    assert factors.gradient is not None
+    return factors.gradient.examples / factors.losses
+
+
+def _largest(factors: Factors, top: float) -> dict[str, float]:
+    """What needs no more than the largest eigenvalues."""
+    assert factors.gradient is not None
+    left, right = factors.input.eigenvalues(), factors.gradient.eigenvalues()
+    product = _scaled(factors) * kronecker_condition(left, right, ()).largest
+    ratio = product / top if top else math.nan
+    return {"largest_exact": top, "largest_product": product, "largest_ratio": ratio}
+
+
+def _compared(factors: Factors, gradients: Tensor) -> dict[str, float]:
+    """Everything, from all gradients (examples, labels, parameters) of one matrix."""
+    assert factors.gradient is not None
+    x, g, scale = factors.input.matrix(), factors.gradient.matrix(), _scaled(factors)
+    rows = gradients.flatten(0, 1)
+    block = SecondMoment(exact.LARGEST)
+    block.add(rows[None], len(gradients))
+    block.epsilon = factors.gradient.epsilon
+    values = block.eigenvalues()
+    left, right = factors.input.eigenvalues(), factors.gradient.eigenvalues()
+    found = condition(values, (HALF,))
+    product = kronecker_condition(left, right, (HALF,))
+    groups, inputs, outputs = len(x), x.shape[1], g.shape[1]
+    apart = rows.unflatten(
+        1, (groups, outputs, inputs) if factors.use.inputs else (inputs, outputs)
+    )
+    apart = apart if factors.use.inputs else apart.mT[:, None]
+    along = torch.einsum("ngoi,gop,ngpj,gji->", apart, g.to(rows), apart, x.to(rows))
+    inner = scale * float(along) / len(gradients)
+    exact_square, square = float(values.square().sum()), scale**2 * _squares(left, right)
+    return _largest(factors, found.largest) | {
+        "kappa_50_exact": found.shares[0],
+        "kappa_50_product": product.shares[0],
+        "overlap": inner / math.sqrt(exact_square * square) if exact_square * square else math.nan,
+        "explained": (2 * inner - square) / exact_square if exact_square else math.nan,
+    }
+
+
+def _squares(left: Tensor, right: Tensor) -> float:
+    """Squared Frobenius norm of a Kronecker product, block by block."""
+    return float((left.square().sum(1) * right.square().sum(1)).sum())
