@@ -43,6 +43,7 @@ class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
         normalisation: Normalise before every activation.
         groups: Groups of ``"group"`` normalisation.
         initialisation: How weights are drawn.
+        bias: Whether linear layers add a bias.
     """
 
     depth: int = 3
@@ -51,6 +52,7 @@ class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
     normalisation: Normalisation = field(default="none", metadata={LATER: True})
     groups: int = field(default=8, metadata={LATER: True})
     initialisation: Initialisation = field(default="torch", metadata={LATER: True})
+    bias: bool = field(default=True, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def fcn(
     normalisation: Normalisation = "none",
     groups: int = 8,
     initialisation: Initialisation = "torch",
+    bias: bool = True,
 ) -> nn.Sequential:
     """A fully connected network: ``layer1`` to ``layer<depth>``, then a linear ``output``.
 
@@ -58,6 +59,7 @@ def fcn(
             or over each of the groups of units (``"group"``).
         groups: Groups of ``"group"`` normalisation.
         initialisation: See `initialise`; ``output`` is the read-out.
+        bias: Whether linear layers add a bias.
 
     Returns:
         The network, from (batch, *input_shape) to (batch, outputs).
@@ -72,12 +74,12 @@ def fcn(
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     size = math.prod(input_shape)
     for i in range(1, depth + 1):
-        parts[f"layer{i}"] = nn.Linear(size, width)
+        parts[f"layer{i}"] = nn.Linear(size, width, bias)
         if normalisation != "none":
             parts[f"norm{i}"] = NORMALISATIONS[normalisation](width, groups)
         parts[f"activation{i}"] = ACTIVATIONS[activation]()
         size = width
-    parts["output"] = nn.Linear(size, outputs)
+    parts["output"] = nn.Linear(size, outputs, bias)
     model = nn.Sequential(parts)
     initialise(model, initialisation, read_out="output")
     return model
@@ -153,6 +155,7 @@ def residual_fcn(
             or over each of the groups of units (``"group"``).
         groups: Groups of ``"group"`` normalisation.
         initialisation: See `initialise`; ``output`` is the read-out.
+        bias: Whether linear layers add a bias.
         input_scale: Multiplies the initial weights and biases of the input layer.
         branch_scale: Multiplies those of the last linear layer of every branch.
 

@@ -77,7 +77,7 @@ class Conditioning(MomentProbe):
     source: ClassVar[str] = "Layer-wise conditioning analysis, Section 3"
     summary: ClassVar[str] = "largest eigenvalue and condition numbers of each layer's curvature"
     heading: ClassVar[str] = "How well conditioned each layer is"
-    place: ClassVar[int] = 130
+    place: ClassVar[int] = 124
 
     def __post_init__(self) -> None:
         check_fisher(self.fisher)

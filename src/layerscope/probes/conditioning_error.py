@@ -70,7 +70,7 @@ class ConditioningError(MomentProbe):
     source: ClassVar[str] = "beyond layer-wise conditioning analysis, Section 3"
     summary: ClassVar[str] = "how well a Kronecker product describes each layer's curvature"
     heading: ClassVar[str] = "Whether the approximation of curvature holds"
-    place: ClassVar[int] = 131
+    place: ClassVar[int] = 126
 
     def __post_init__(self) -> None:
         check_fisher(self.fisher)

@@ -1,4 +1,4 @@
-"""How good the whole model is on the test data."""
+"""How good the whole model is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import xarray as xr
 
+from layerscope.errors import unknown
 from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
 from layerscope.networks.isolation import device_of
@@ -19,44 +20,55 @@ FORMATS = {"loss": ".4g", "error": ".2f"}
 
 @dataclass(frozen=True)
 class Performance(TrajectoryProbe):
-    """Test loss and, where predictions are right or wrong, test error of the whole model.
+    """Loss and, where predictions are right or wrong, error of the whole model on the test data.
 
-    ``loss`` is the mean over the test examples, ``error`` the share of wrong predictions in per
+    ``loss`` is the mean over the examples, ``error`` the share of wrong predictions in per
     cent; the model is in eval mode.
 
     Attributes:
         checkpoints: ``"last"`` or ``"all"``.
+        on: The ``"test"`` or the ``"training"`` data, as they are without augmentation.
     """
 
     checkpoints: Literal["last", "all"] = "last"
+    on: Literal["test", "training"] = "test"
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task", "data"})
-    source: ClassVar[str] = "mean over the test data"
-    summary: ClassVar[str] = "test loss and error of the whole model"
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "task"})
+    source: ClassVar[str] = "mean over the data"
+    summary: ClassVar[str] = "loss and error of the whole model, on test or training data"
     heading: ClassVar[str] = "The whole model"
     place: ClassVar[int] = 130
+
+    def __post_init__(self) -> None:
+        for name, known in (("checkpoints", ("last", "all")), ("on", ("test", "training"))):
+            if getattr(self, name) not in known:
+                raise unknown(f"{name} of Performance", getattr(self, name), known)
+
+    @property
+    def needed(self) -> frozenset[Need]:
+        """Model, task, and the data it is about."""
+        return frozenset({*self.needs, "data" if self.on == "test" else "training_data"})
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""
         return layers
 
     def measure(self, context: Trajectory, layers: LayerMap) -> xr.Dataset:
-        """Test loss and error at the chosen checkpoints."""
+        """Loss and error at the chosen checkpoints."""
         del layers
         steps = list(context.steps)[-1 if self.checkpoints == "last" else 0 :]
         device = device_of(context.model)
+        data = context.data if self.on == "test" else context.training_data
         losses, errors = [], []
         for step in steps:
             weights = dict(context.run.checkpoint(step, device))
-            found = evaluate_variants(
-                context.model, [{}], context.data, context.task, weights=weights
-            )
+            found = evaluate_variants(context.model, [{}], data, context.task, weights=weights)
             losses.append(float(found.losses.mean()))
             if found.correct is not None:
                 errors.append(100 * float(found.errors[0]))
-        variables = {"loss": ("step", losses, self._attributes("test loss", "loss"))}
+        variables = {"loss": ("step", losses, self._attributes(f"{self.on} loss", "loss"))}
         if errors:
-            variables["error"] = ("step", errors, self._attributes("test error", "%"))
+            variables["error"] = ("step", errors, self._attributes(f"{self.on} error", "%"))
         return xr.Dataset(variables, coords=step_coordinates(steps, context.run.steps_per_epoch))
 
     def _attributes(self, name: str, units: str) -> dict[str, str]:
@@ -65,7 +77,7 @@ class Performance(TrajectoryProbe):
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Loss and error over time, or a row for a single checkpoint."""
         names = [name for name in ("loss", "error") if name in dataset]
-        caption = "Mean over the test examples."
+        caption = f"Mean over the {self.on} examples."
         if dataset.sizes["step"] == 1:
             return [self._table(dataset[names], caption)]
         found: list[Figure] = []
@@ -75,7 +87,7 @@ class Performance(TrajectoryProbe):
                 Lines(
                     values,
                     key=f"{self.slug}-{name}",
-                    title=f"Test {name} at checkpoints",
+                    title=f"{self.on.title()} {name} at checkpoints",
                     caption=caption,
                     x=x,
                     hue=None,
@@ -90,7 +102,7 @@ class Performance(TrajectoryProbe):
         return Table(
             values.drop_vars("epoch", errors="ignore").rename(step="at").assign_coords(at=names),
             key=f"{self.slug}-table",
-            title="Performance on the test data",
+            title=f"Performance on the {self.on} data",
             caption=caption,
             columns=tuple(Column(n, format=FORMATS[n], bar=False) for n in map(str, values)),
             rows="at",

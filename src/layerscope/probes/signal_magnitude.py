@@ -44,7 +44,7 @@ class SignalMagnitude(MomentProbe):
     source: ClassVar[str] = "Layer-wise conditioning analysis, Section 4.1"
     summary: ClassVar[str] = "size of what enters each layer and of the gradient that comes back"
     heading: ClassVar[str] = "How large signals are"
-    place: ClassVar[int] = 128
+    place: ClassVar[int] = 122
 
     def __post_init__(self) -> None:
         check_mode("SignalMagnitude", self.mode)

@@ -47,7 +47,7 @@ class WeightDomination(MomentProbe):
     source: ClassVar[str] = "Layer-wise conditioning analysis, Definition 1"
     summary: ClassVar[str] = "largest singular value of each layer's gradient over its weights'"
     heading: ClassVar[str] = "Whether weights dominate their gradients"
-    place: ClassVar[int] = 132
+    place: ClassVar[int] = 128
 
     def __post_init__(self) -> None:
         check_mode("WeightDomination", self.mode)

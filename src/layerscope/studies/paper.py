@@ -44,6 +44,7 @@ class Statement:
     text: str
     source: str
     comparison: Comparison
+    at_start: bool = False
 
 
 def claim(
@@ -52,6 +53,7 @@ def claim(
     effect: Quantity | Comparison,
     statistic: str = "",
     threshold: float = 0.0,
+    at_start: bool = False,
 ) -> Statement:
     """A falsifiable statement.
 
@@ -62,6 +64,7 @@ def claim(
         effect: A number (seed), whose mean over seeds has to exceed the threshold; or a comparison.
         statistic: What the number is.
         threshold: What it has to exceed.
+        at_start: It is about networks before training, and decided whatever they learn.
 
     Raises:
         ValueError: The text does not name its place.
@@ -71,7 +74,7 @@ def claim(
         raise ValueError(f"claim {id!r} does not end with its place in brackets: {text}")
     if isinstance(effect, Quantity):
         effect = exceeds(effect, statistic, threshold)
-    return Statement(id, said[1], said[2], effect)
+    return Statement(id, said[1], said[2], effect, at_start)
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,9 @@ class Paper:
     def decided(self, one: Statement, runs: Runs, test: Performance) -> Claim:
         """A claim, which is not decided on runs that diverged or have hardly learnt."""
         variants = one.comparison.variants
-        learnt = {name: runs[name].data for name in variants}
-        decide = guards.if_learnt(learnt, test, one.comparison.decide)
+        decide = one.comparison.decide
+        if not one.at_start:
+            learnt = {name: runs[name].data for name in variants}
+            decide = guards.if_learnt(learnt, test, decide)
         decide = guards.when_trained(variants, decide)
         return Claim(one.id, one.text, self.cited(one.source), decide, variants)

@@ -1,0 +1,350 @@
+"""Signals, curvature and dying neurons of deep fully connected networks: Figs. 3, 5, A5-A7, A13."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import xarray as xr
+
+from layerscope.probes import Probe
+from layerscope.recipes.layerwise_conditioning.settings import (
+    CONDITION,
+    KINDS,
+    LOSS,
+    NEURONS,
+    SIGNALS,
+    WORDS,
+    How,
+    networks,
+    paper,
+)
+from layerscope.studies.comparisons import alike, each, exceeds, in_each_layer
+from layerscope.studies.paper import Items, Statement, claim
+from layerscope.studies.plan import Runs
+from layerscope.studies.plots import OVER_SEEDS, Plot, lines, table
+from layerscope.studies.quantity import Quantity, combined, stacked
+from layerscope.studies.statistics import rank_correlation
+
+FLAT = 0.05
+"""Decades per layer that still count as keeping a size."""
+FACTORS = {"input": "S_x", "gradient": "S_g"}
+BEST = (
+    "Of every network the learning rate with the least training loss at the end, as the table of "
+    "rates says."
+)
+
+
+def variants(runs: Runs, kind: str) -> dict[str, str]:
+    """The variants of a network by learning rate."""
+    return {name.rsplit("-", 1)[1]: name for name in runs if name.rsplit("-", 1)[0] == kind}
+
+
+def losses(runs: Runs, kind: str) -> Quantity:
+    """Training loss at the end, (rate, seed); infinite where a run has none."""
+    parts = {r: runs[n].of(LOSS, "loss").at_end() for r, n in variants(runs, kind).items()}
+    return stacked("rate", parts, long_name="training loss", units="")
+
+
+def chosen(values: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
+    """The values at the learning rate with the least training loss, mean over seeds."""
+    mean = loss.where(np.isfinite(loss), np.inf).mean("seed")
+    return values.sel(rate=mean["rate"].values[int(mean.argmin("rate"))], drop=True)
+
+
+def best(runs: Runs, kind: str, probe: Probe, variable: str) -> Quantity:
+    """What a probe measures on a network at its best learning rate."""
+    parts = {r: runs[n].of(probe, variable) for r, n in variants(runs, kind).items()}
+    attributes = {"long_name": variable.replace("_", " "), "units": ""}
+    return combined(chosen, stacked("rate", parts, **attributes), losses(runs, kind)).map(
+        lambda array: array.assign_attrs(attributes)
+    )
+
+
+def hidden(values: Quantity) -> Quantity:
+    """Without the first layer, whose input are pixels, and without the classifier."""
+    return values.layers(lambda name: name.startswith("layer") and name != "layer1")
+
+
+def decades(values: Quantity) -> Quantity:
+    """Logarithm to base 10."""
+    return values.map(lambda array: array.copy(data=np.log10(array.values)))
+
+
+def per_layer(values: Quantity) -> Quantity:
+    """Slope along depth, (seed)."""
+
+    def slope(array: xr.DataArray) -> xr.DataArray:
+        placed = array.assign_coords(layer=np.arange(array.sizes["layer"], dtype=float))
+        return placed.polyfit("layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
+
+    return values.map(slope)
+
+
+def straightness(values: Quantity) -> Quantity:
+    """R^2 of the straight line along depth, (seed)."""
+
+    def explained(array: xr.DataArray) -> xr.DataArray:
+        depth = xr.DataArray(np.arange(array.sizes["layer"], dtype=float), dims="layer")
+        placed = array.drop_vars("layer", errors="ignore")
+        return xr.corr(placed, depth, dim="layer") ** 2
+
+    return values.map(explained)
+
+
+def at_start(values: Quantity) -> Quantity:
+    """At checkpoint 0."""
+    return values.isel(step=0)
+
+
+def claims_of_signals(runs: Runs) -> Iterator[Statement]:
+    """How sizes go with depth before training; every learning rate starts alike."""
+    first = {kind: next(iter(variants(runs, kind).values())) for kind in KINDS}
+    sizes = {
+        kind: decades(hidden(at_start(runs[name].of(CONDITION, "largest_input"))))
+        for kind, name in first.items()
+    }
+    yield claim(
+        "plain-random-falls",
+        "Without normalisation and initialised at random the largest eigenvalue of what enters a "
+        "layer falls exponentially with depth. [Fig. 3 (a), Section 4.1]",
+        each(
+            {
+                "falls": exceeds(
+                    -per_layer(sizes["plain-random"]), "decades per layer, downwards", FLAT
+                ),
+                "straight": exceeds(
+                    straightness(sizes["plain-random"]), "R^2 of a line on a logarithmic axis", 0.9
+                ),
+            }
+        ),
+        at_start=True,
+    )
+    for kind, words, place in (
+        ("bn-random", "With batch normalisation it does not", "Fig. 3 (a), Section 4.1"),
+        ("plain-he", "Nor does it with He initialisation", "Fig. 3 (d), Section 4.1"),
+        ("bn-he", "Nor with both", "Fig. 3 (d), Section 4.1"),
+    ):
+        yield claim(
+            f"{kind}-flat",
+            f"{words}: it keeps its size. [{place}]",
+            alike(per_layer(sizes[kind]), "decades per layer", FLAT),
+            at_start=True,
+        )
+
+
+@paper.recipe(
+    "Fig. 3",
+    networks("full"),
+    "Do signals and gradients keep their size over depth?",
+    "Root mean square of what enters each layer, and of the gradient at what leaves it.",
+)
+def fig3(runs: Runs) -> Items:
+    """Magnitudes under full gradient descent: initialised at random they vanish without BN."""
+    yield from claims_of_signals(runs)
+    yield from magnitudes(runs)
+    yield rate_table(runs, "full")
+
+
+@paper.recipe(
+    "Fig. 5",
+    networks("full"),
+    "Does batch normalisation improve the conditioning of layers?",
+    "Largest eigenvalue and generalised condition numbers of what enters each layer and of the "
+    "gradients at what leaves it.",
+)
+def fig5(runs: Runs) -> Items:
+    """Condition numbers under full gradient descent: lower with BN, of both factors."""
+    yield from claims_of_conditioning(runs, "Fig. 5, Section 4.2")
+    yield from spectra(runs)
+    yield rate_table(runs, "full")
+
+
+@paper.recipe(
+    "Fig. A5",
+    networks("sgd"),
+    "The same with SGD?",
+    "Fig. 3 with SGD and batches of 1024.",
+)
+def figA5(runs: Runs) -> Items:  # noqa: N802
+    """Fig. 3 with SGD."""
+    yield from claims_of_signals(runs)
+    yield from magnitudes(runs)
+    yield rate_table(runs, "sgd")
+
+
+@paper.recipe(
+    "Fig. A6",
+    networks("sgd"),
+    "Does batch normalisation improve the conditioning of layers under SGD?",
+    "Fig. 5 with SGD and batches of 1024.",
+)
+def figA6(runs: Runs) -> Items:  # noqa: N802
+    """Fig. 5 with SGD."""
+    yield from claims_of_conditioning(runs, "Fig. A6, Appendix C.1")
+    yield from spectra(runs)
+    yield rate_table(runs, "sgd")
+
+
+@paper.recipe(
+    "Fig. A7",
+    networks("adam", "plain-random", "bn-random"),
+    "And with Adam?",
+    "Sizes and condition numbers with Adam and random initialisation.",
+)
+def figA7(runs: Runs) -> Items:  # noqa: N802
+    """Adam brings signals of a plain network to a size again; BN is better conditioned."""
+    yield from claims_of_conditioning(runs, "Fig. A7, Appendix C.1", ("random",))
+    grown = decades(hidden(best(runs, "plain-random", SIGNALS, "input")))
+    last = grown.map(lambda array: array.isel(layer=-1, drop=True))
+    yield claim(
+        "adam-adjusts",
+        "Adam brings what enters the last hidden layer of the plain network to a larger size than "
+        "it starts with. [Fig. A7 (a), Appendix C.1]",
+        last.at_end() - last.isel(step=0),
+        "decades, end less start",
+    )
+    yield from magnitudes(runs)
+    yield from spectra(runs)
+    yield rate_table(runs, "adam")
+
+
+@paper.recipe(
+    "Fig. A13",
+    networks("full"),
+    "Which neurons never switch?",
+    "Shares of neurons that are active for no example, and for every example, by depth.",
+)
+def figA13(runs: Runs) -> Items:  # noqa: N802
+    """Dying and full neurons: more of them with depth without BN, hardly any with it."""
+    for kind, (label, normalisation, _) in KINDS.items():
+        share = best(runs, kind, NEURONS, "always_off") + best(runs, kind, NEURONS, "always_on")
+        start = at_start(share)
+        if normalisation == "none":
+            yield claim(
+                f"{kind}-grow",
+                f"{label}: the share of dying and full neurons grows with depth. [Fig. A13, "
+                "Appendix C.3]",
+                start.map(_trend),
+                "rank correlation with depth, before training",
+                at_start=True,
+            )
+        else:
+            yield claim(
+                f"{kind}-none",
+                f"{label}: there are none, less than 1% of the neurons of any layer. [Fig. A13, "
+                "Section 4.2]",
+                alike(start.max("layer"), "largest share of a layer, before training", 0.01),
+                at_start=True,
+            )
+        yield lines(
+            share.map(lambda a: a.assign_attrs(long_name="share of neurons", units="")),
+            f"neurons-{kind}",
+            f"{label}: neurons that never switch",
+            f"Share of neurons active for no example of a fixed batch, or for each. {BEST}",
+            x="epoch",
+        )
+    yield rate_table(runs, "full")
+
+
+def _trend(values: xr.DataArray) -> xr.DataArray:
+    depth = xr.DataArray(np.arange(values.sizes["layer"]), dims="layer").broadcast_like(values)
+    plain = values.drop_vars("layer", errors="ignore")
+    return rank_correlation(plain, depth.drop_vars("layer", errors="ignore"), "layer")
+
+
+def claims_of_conditioning(
+    runs: Runs, place: str, starts: tuple[str, ...] = ("random", "he")
+) -> Iterator[Statement]:
+    """Condition numbers of both factors are lower with BN in every hidden layer.
+
+    Reciprocals are compared, since a condition number may be infinite.
+    """
+    for start in starts:
+        for factor, name in FACTORS.items():
+            for share in (50, 80):
+                variable = f"kappa_{share}_{factor}"
+                plain, normal = (
+                    hidden(best(runs, f"{kind}-{start}", CONDITION, variable)).map(_reciprocal)
+                    for kind in ("plain", "bn")
+                )
+                yield claim(
+                    f"{start}-{factor}-{share}",
+                    f"Initialised {'at random' if start == 'random' else 'as He et al.'}, "
+                    f"kappa_{share} of {name} is lower with batch normalisation in every hidden "
+                    f"layer, over training. [{place}]",
+                    in_each_layer(
+                        normal.mean("step") - plain.mean("step"),
+                        f"1 / kappa_{share} of {name}, BN less plain,",
+                    ),
+                )
+
+
+def _reciprocal(values: xr.DataArray) -> xr.DataArray:
+    return 1 / values
+
+
+def magnitudes(runs: Runs) -> Iterator[Plot]:
+    """Sizes of signals and gradients over training, a figure for every network."""
+    for kind in _kinds(runs):
+        for side, what in (("input", "what enters"), ("gradient", "gradients at what leaves")):
+            yield lines(
+                _with_values(best(runs, kind, SIGNALS, side)),
+                f"{side}-{kind}",
+                f"{KINDS[kind][0]}: size of {what} each layer",
+                f"Root mean square over a fixed batch of training images; {OVER_SEEDS} {BEST}",
+                x="epoch",
+                log_y=True,
+            )
+
+
+def spectra(runs: Runs) -> Iterator[Plot]:
+    """Largest eigenvalues and condition numbers over training, for every network."""
+    for kind in _kinds(runs):
+        for factor, name in FACTORS.items():
+            for variable, words in (
+                ("largest", "largest eigenvalue"),
+                ("kappa_50", "kappa_50"),
+                ("kappa_80", "kappa_80"),
+            ):
+                yield lines(
+                    _with_values(best(runs, kind, CONDITION, f"{variable}_{factor}")),
+                    f"{variable.replace('_', '-')}-{factor}-{kind}",
+                    f"{KINDS[kind][0]}: {words} of {name}",
+                    f"The {words} of {name} of every layer; infinite ones are not drawn; "
+                    f"{OVER_SEEDS} {BEST}",
+                    x="epoch",
+                    log_y=True,
+                )
+
+
+def _with_values(values: Quantity) -> Quantity:
+    """Layers that have any positive, finite value."""
+
+    def kept(array: xr.DataArray) -> xr.DataArray:
+        drawn = array.where(np.isfinite(array) & (array > 0))
+        some = drawn.notnull().any([d for d in drawn.dims if d != "layer"])
+        return drawn.isel(layer=np.flatnonzero(some))
+
+    return values.map(kept)
+
+
+def _kinds(runs: Runs) -> list[str]:
+    return [kind for kind in KINDS if variants(runs, kind)]
+
+
+def rate_table(runs: Runs, how: How) -> Plot:
+    """Training loss at the end for every network and learning rate: how rates were chosen."""
+    rows: Mapping[str, Quantity] = {
+        runs[name].label: runs[name].of(LOSS, "loss").at_end()
+        for kind in _kinds(runs)
+        for name in variants(runs, kind).values()
+    }
+    return table(
+        {"loss": stacked("network", rows, long_name="training loss", units="")},
+        "rates",
+        "Learning rates",
+        f"Training loss at the end of {WORDS[how]}; the least of every network is chosen, and all "
+        f"runs are kept; {OVER_SEEDS}",
+        rows="network",
+    )
