@@ -151,7 +151,8 @@ class Recipe:
         plots = [item for item in items if isinstance(item, Plot)]
         probes = [item for item in items if isinstance(item, Probe)]
         measured = probes_of([claim.comparison for claim in claims], plots)
-        test = next((p for p in measured if isinstance(p, Performance)), Performance())
+        tests = (p for p in measured if isinstance(p, Performance) and p.on == "test")
+        test = next(tests, Performance())
         if plan.shows_errors:
             plots.append(test_errors(runs, test))
         by_key = {one.key: one for one in (*probes, *measured, test)}
