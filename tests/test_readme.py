@@ -11,6 +11,7 @@ from layerscope.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
+CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text()
 
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -33,6 +34,18 @@ def test_the_example_of_effective_linearity_runs(tmp_path, monkeypatch):
     page = (tmp_path / "runs/linear/report.html").read_text("utf-8")
     assert "In this one run, removing the nonlinearity of 1 costs" in page
     commands = re.findall(r"^    layerscope (\w+)", LINEARITY, re.MULTILINE)
+    assert commands == ["train", "measure", "report"]
+    assert set(commands) <= set(COMMANDS)
+
+
+def test_the_example_of_conditioning_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", CONDITIONING, re.DOTALL)
+    exec(compile(snippet, "conditioning.md", "exec"), {})
+    assert "largest_input" in capsys.readouterr().out
+    page = (tmp_path / "runs/conditioning/report.html").read_text("utf-8")
+    assert "How well conditioned each layer is" in page
+    commands = re.findall(r"^    layerscope (\w+)", CONDITIONING, re.MULTILINE)
     assert commands == ["train", "measure", "report"]
     assert set(commands) <= set(COMMANDS)
 
