@@ -201,8 +201,8 @@ class Conditioning(MomentProbe):
                     "condition number",
                     f"{self.slug}-{first.replace('_', '-')}",
                     "Condition number of each layer's curvature",
-                    f"The largest eigenvalue over the one at {self.shares[0]:.0%} of all in descending "
-                    f"order; not drawn where that is 0. {how[0].upper()}{how[1:]}.",
+                    f"The largest eigenvalue over the one at {self.shares[0]:.0%} of all, in "
+                    f"descending order; not drawn where that is 0. {how[0].upper()}{how[1:]}.",
                 )
             )
         return found
