@@ -12,6 +12,7 @@ from layerscope.figures.table import Column, Table
 from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     THRESHOLD,
     THRESHOLDS,
+    UNSETTLED,
     against_the_full,
     behind,
     divergence,
@@ -20,6 +21,7 @@ from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     first_negative,
     front,
     means,
+    settled,
     thresholds,
     times_behind,
     trend,
@@ -189,7 +191,7 @@ def wavefronts(runs: Runs, names: Sequence[str]) -> Items:
 
 
 def _wavefront(runs: Runs, run: Variant) -> Plot:
-    values = even(runs, means(run))
+    values = even(runs, settled(run))
 
     def draw(data: xr.DataTree) -> list[Figure]:
         if run.name not in data.children:
@@ -201,7 +203,7 @@ def _wavefront(runs: Runs, run: Variant) -> Plot:
                 key=f"means-{run.name}",
                 title=f"Mean preactivations, {run.label}",
                 caption=f"Mean over samples and nodes of what enters each activation. {FRONT} "
-                f"{CAUTION}",
+                f"{CAUTION} {UNSETTLED}",
                 centre=0.0,
                 front=front(runs, data, found["layer"]),
             )

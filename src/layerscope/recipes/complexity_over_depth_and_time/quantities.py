@@ -29,6 +29,9 @@ WINDOW, ORDER = 5, 2
 ABOVE_GUESSING = 1.5
 """Divergence is looked for where the full model is this many times as accurate as guessing."""
 THRESHOLDS = (0.9, 0.925, 0.95, 0.975)
+SETTLED = 30
+"""Steps after which running statistics have forgotten 96% of what they began with."""
+UNSETTLED = "The first 30 steps are left out: running statistics are not yet those of the data."
 
 
 def even(runs: Runs, values: Quantity) -> Quantity:
@@ -177,9 +180,18 @@ def means(run: Variant) -> Quantity:
     return run.of(MEANS, "mean")
 
 
+def settled(run: Variant) -> Quantity:
+    """The same from step `SETTLED` on.
+
+    In eval mode, what enters before that was normalised with statistics of no data: running means
+    start at 0 and variances at 1, and approach those of the data by a tenth at every step.
+    """
+    return means(run).map(lambda values: values.isel(step=values["step"].values >= SETTLED))
+
+
 def first_negative(run: Variant) -> Quantity:
     """Step from which the mean preactivation of a site is first below 0, (seed, layer)."""
-    return means(run).map(lambda values: first_time(values < 0))
+    return settled(run).map(lambda values: first_time(values < 0))
 
 
 def labelled(runs: Runs, values: Mapping[str, Quantity], **attributes: str) -> Quantity:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from layerscope.recipes.complexity_over_depth_and_time.basenet import late
 from layerscope.recipes.complexity_over_depth_and_time.quantities import (
+    UNSETTLED,
     accuracy,
     against_the_full,
     even,
     first_negative,
     means,
+    settled,
     trend,
 )
 from layerscope.recipes.complexity_over_depth_and_time.settings import RESNET50, paper, resnets
@@ -94,11 +96,11 @@ def fig4(runs: Runs) -> Items:
     )
     for name, run in runs.items():
         yield heatmap(
-            even(runs, means(run)),
+            even(runs, settled(run)),
             f"means-{name}",
             f"Mean preactivations, {run.label}",
             "Mean over samples and nodes of what enters each activation. Ends of residual blocks "
-            "add what a rectifier made, which is mostly positive.",
+            f"add what a rectifier made, which is mostly positive. {UNSETTLED}",
             centre=0.0,
         )
 
