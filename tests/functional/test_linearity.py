@@ -12,15 +12,17 @@ from tests.memory import peak_bytes
 from tests.reference import linearity as reference
 
 from layerscope.errors import LayerscopeError
-from layerscope.functional.linearity import (
-    NORMAL_RECTIFIER,
+from layerscope.functional.least_squares import (
     RIDGES,
     HeldOutFit,
+    held_out_r2,
+    least_squares_map,
+)
+from layerscope.functional.linearity import (
+    NORMAL_RECTIFIER,
     affine_fit,
     affine_share,
     affinity_score,
-    held_out_r2,
-    least_squares_map,
     node_shares,
     preactivation,
 )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
-from layerscope.functional.linearity import affine_fit, least_squares_map
+from layerscope.functional.least_squares import least_squares_map
+from layerscope.functional.linearity import affine_fit
 from layerscope.networks.activations import Called, keep_visiting
 from layerscope.networks.discovery import refuse_half_copied
 from layerscope.networks.isolation import copied, isolated

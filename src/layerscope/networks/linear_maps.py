@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from layerscope.functional.linearity import held_out_r2
+from layerscope.functional.least_squares import held_out_r2
 from layerscope.networks.activations import put_back
 from layerscope.networks.isolation import isolated
 from layerscope.networks.names import named_modules, unwrap
