@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from layerscope.report.linearisation import NOTHING
-from layerscope.report.linearity import DEAD, LINEAR, QUIET, linearity_findings
+from layerscope.report.linearity import DEAD, LINEAR, QUIET, REVIVE, linearity_findings
 from layerscope.report.sites import Estimates, named, number
 
 NAMES = tuple("abcdefghi")
@@ -198,7 +198,8 @@ def test_dead_nodes_are_a_warning():
     *_, dead = linearity_findings({"preactivations": dataset})
     assert dead.tone == "warning"
     assert dead.text == (
-        "At least 50% of the nodes of activations 0 (a) and 2 (c) pass nothing on at epoch 2."
+        "At least 50% of the nodes of activations 0 (a) and 2 (c) pass nothing on at epoch 2. "
+        f"{REVIVE}"
     )
 
 

@@ -24,6 +24,7 @@ from layerscope.report.sites import (
     name_of,
     named,
     number,
+    where_measured,
     which,
 )
 
@@ -34,6 +35,7 @@ QUIET = 0.1
 DEAD = 0.5
 """Share of nodes that are always off from which on there is a warning."""
 RECTIFIERS = ("ReLU", "LeakyReLU", "PReLU", "RReLU")
+REVIVE = "To try: a lower learning rate, or a normalisation before the activation."
 MOST_SITES = 3
 _LINEARLY = f"linearly (a straight line explains {LINEAR:.0%} of what leaves)"
 
@@ -49,10 +51,8 @@ def linearity_findings(measured: Mapping[str, xr.Dataset]) -> list[Finding]:
     for name, (variable, say) in _SENTENCES.items():
         dataset = measured.get(name)
         if dataset is not None and _of_sites(dataset):
-            known = dataset[variable].notnull().any("layer")
-            known = known.all("seed") if "seed" in known.dims else known
-            if known.any():
-                found += say(dataset.isel(step=np.flatnonzero(known)))
+            dataset = where_measured(dataset, variable)
+            found += say(dataset) if dataset.sizes["step"] else []
     return found
 
 
@@ -256,7 +256,7 @@ def _dead(dataset: xr.Dataset, sites: Sites) -> Finding | None:
         return None
     return Finding(
         f"At least {DEAD:.0%} of the nodes of {named(dataset, dead, 'activation')} pass nothing "
-        f"on at {moment(dataset, -1)}{off.in_each}.",
+        f"on at {moment(dataset, -1)}{off.in_each}. {REVIVE}",
         "warning",
         f"Nodes above 0 for no sample and no place; threshold {DEAD:.0%}. {off.basis}",
         _alone(dataset, dead),

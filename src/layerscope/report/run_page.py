@@ -13,6 +13,7 @@ from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
 from layerscope.probes import PROBES
 from layerscope.report.change import change_findings, frozen_findings
+from layerscope.report.conditioning import conditioning_findings
 from layerscope.report.diagnosis import findings, layer_summary
 from layerscope.report.linearity import linearity_findings
 from layerscope.report.measurements import probe_figures, probe_of, seed_labels, stacked
@@ -60,6 +61,7 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
             *change_findings(measurements, shared),
             *frozen_findings([run.manifest for run in runs], shared),
             *linearity_findings(measurements),
+            *conditioning_findings(measurements),
         ),
         table=_table(summary),
         lead=lead,

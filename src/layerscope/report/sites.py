@@ -15,6 +15,7 @@ import xarray as xr
 from layerscope.functional.estimates import mean_interval
 
 MOST_GROUPS = 4
+ONE_RUN = "One run: how far another one would differ is not known."
 
 Sites: TypeAlias = np.ndarray
 """Indices along the dimension of sites, ascending."""
@@ -60,7 +61,7 @@ class Estimates:
     def basis(self) -> str:
         """What the numbers rest on, to end their evidence."""
         if self.runs == 1:
-            return "One run: how far another one would differ is not known."
+            return ONE_RUN
         return f"Mean and 95% interval over {self.runs} runs."
 
     def at_end(self, site: int, form: str, most: float = np.inf) -> str:
@@ -83,6 +84,13 @@ def number(value: float, form: str) -> str:
     text = format(value, form)
     rounded_off = not text.strip("-0.%")
     return text.lstrip("-") if rounded_off else text.replace("-", "\N{MINUS SIGN}")
+
+
+def where_measured(dataset: xr.Dataset, variable: str) -> xr.Dataset:
+    """The moments at which every run has a variable of some site or layer; perhaps none."""
+    known = dataset[variable].notnull().any("layer")
+    known = known.all("seed") if "seed" in known.dims else known
+    return dataset.isel(step=np.flatnonzero(known))
 
 
 def which(dataset: xr.Dataset, condition: np.ndarray) -> Sites:
