@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import xarray as xr
 
+from layerscope.config.base import LATER
 from layerscope.errors import unknown
 from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
@@ -31,7 +32,7 @@ class Performance(TrajectoryProbe):
     """
 
     checkpoints: Literal["last", "all"] = "last"
-    on: Literal["test", "training"] = "test"
+    on: Literal["test", "training"] = field(default="test", metadata={LATER: True})
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "task"})
     source: ClassVar[str] = "mean over the data"
