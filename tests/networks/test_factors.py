@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -377,6 +379,28 @@ def test_what_does_not_reach_the_loss_has_gradients_of_zero() -> None:
     found = factors(Branch(), classes(4, n=9)(0))
     assert not found["aside"].gradient.eigenvalues().any()
     assert found["last"].gradient.eigenvalues().any()
+
+
+def test_nothing_of_the_graph_is_kept() -> None:
+    """Hooks and outputs refer to each other; tensors that live on would add up over training."""
+    kept: list[weakref.ref[Tensor]] = []
+
+    class Watched(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            output = super().forward(input)
+            kept.append(weakref.ref(output))
+            return output
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Watched(4, 5), nn.Tanh(), Watched(5, 5), nn.BatchNorm1d(5), Watched(5, 3))
+    gc.disable()
+    try:
+        for kind in ("empirical", "exact"):
+            collect(model, [classes(4, n=9)(0)] * 2, CLASSIFY, kind, training=True)
+        assert len(kept) == 12
+        assert [one() is None for one in kept] == [True] * 12
+    finally:
+        gc.enable()
 
 
 class Inner(nn.Module):

@@ -16,6 +16,7 @@ Conventions, which other libraries differ in by factors of 2 and of N:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from layerscope.errors import LayerscopeError
 from layerscope.functional.conditioning import SecondMoment
@@ -152,12 +154,14 @@ def collect(
         with (
             isolated(model, training, weights=weights),
             no_checkpointing(),
+            contextlib.closing(here),
             meeting(model, see, others.setdefault) as starts,
         ):
             outputs = task.forward(model, batch)
             for value, slope in _ends(task, outputs, batch, fisher, seed + number):
                 here.run_back(value, slope, starts)
             losses = counted(task, outputs, batch)
+            del outputs
         for factors in found.values():
             factors.losses += losses
     return found
@@ -186,6 +190,7 @@ class _Pass:
 
     outputs: dict[int, Tensor] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
+    handles: list[RemovableHandle] = field(default_factory=list)
 
     def on_gradient(self, output: Tensor, add: Callable[[Tensor], None]) -> None:
         """Call a function with the gradient at an output, once in every backward pass."""
@@ -198,7 +203,14 @@ class _Pass:
 
         if output.requires_grad:
             self.outputs[key] = output
-            output.register_hook(hook)
+            self.handles.append(output.register_hook(hook))
+
+    def close(self) -> None:
+        """Let go of the graph: hooks and outputs refer to each other, which nothing collects."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.outputs.clear()
 
     def run_back(self, value: Tensor, slope: Tensor | None, starts: list[Tensor]) -> None:
         """Let gradients pass all products, without those of weights.

@@ -122,6 +122,7 @@ def meeting(
             parameter.requires_grad_(False)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(seen)
+        stack.callback(seen.starts.clear)
         yield seen.starts
 
 
