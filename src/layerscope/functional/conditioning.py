@@ -55,7 +55,7 @@ class SecondMoment:
         self.groups = 1
         self.features = 0
         self.examples = 0
-        self.squares = 0.0
+        self._squares: Tensor | float = 0.0
         self.epsilon = torch.finfo(torch.float64).eps
         self._kept: list[Tensor] = []
         self._sum: Tensor | None = None
@@ -79,7 +79,7 @@ class SecondMoment:
         self.expect(groups, features, n if examples is None else examples)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
         rows = rows.detach().double()
-        self.squares += float(rows.square().sum())
+        self._squares = self._squares + rows.square().sum()  # no transfer for each
         held = sum(kept.shape[1] for kept in self._kept)
         if self._large or (self._sum is None and held + n <= min(self.features, self.most)):
             self._kept += [] if self._large else [rows]
@@ -101,14 +101,14 @@ class SecondMoment:
             features: Their entries.
         """
         self.expect(1, features, len(indices))
-        self.squares += len(indices)
+        self._squares += len(indices)
         counts = torch.bincount(indices, minlength=features).double()
         self._diagonal = counts if self._diagonal is None else self._diagonal + counts
 
     @property
     def trace(self) -> float:
         """Mean squared length of the rows, over all groups; 0 without examples."""
-        return self.squares / self.examples if self.examples else 0.0
+        return float(self._squares) / self.examples if self.examples else 0.0
 
     def matrix(self) -> Float64[Tensor, "groups features features"]:
         """The mean itself, written out.
@@ -137,7 +137,7 @@ class SecondMoment:
             DivergedError: A row was not finite.
             LayerscopeError: There are no rows, or too many features and rows.
         """
-        if not math.isfinite(self.squares):
+        if not math.isfinite(float(self._squares)):
             raise DivergedError(
                 "values are not finite.", "The model has diverged: measure an earlier checkpoint."
             )
