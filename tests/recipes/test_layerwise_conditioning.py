@@ -103,3 +103,28 @@ def test_the_learning_rate_with_the_least_training_loss_is_drawn_and_all_are_lis
     np.testing.assert_allclose(figures["input-bn-he"].data, least, rtol=1e-3)
     rates = figures["rates"].data
     assert rates.sizes["network"] == len(study.variants)
+
+
+def deep(early, after):
+    """Layers whose lower ones have curvature so many decades above the upper, before and after."""
+
+    def made(variant):
+        del variant
+        names = [f"layer{i}" for i in range(1, 50)]
+        lower = np.linspace(1, 0, len(names))
+        values = np.array([10.0 ** (early * lower), *[10.0 ** (after * lower)] * 8])
+        coords = {"seed": range(5), "layer": names, "step": range(9)}
+        one = xr.Dataset({"largest": noisy(values, "step", "layer")}, coords)
+        ratio = xr.Dataset({"ratio": noisy(values, "step", "layer")}, coords)
+        return {"conditioning": one, "weight_domination": ratio}
+
+    return made
+
+
+def test_gradients_that_explode_once():
+    study = recipe("figA11")("small")
+    assert set(decided(study, deep(6, 0)).values()) == {"holds"}
+    assert set(decided(study, deep(0, 0)).values()) == {"fails"}
+    assert decided(study, deep(6, 6))["feeble-after"] == "fails"
+    figures = {figure.key: figure for figure in study.draw(tree(study, deep(6, 0)))}
+    assert figures["largest"].data.sizes == {"seed": 5, "iteration": 9, "depth": 48}

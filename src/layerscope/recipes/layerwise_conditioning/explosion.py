@@ -22,7 +22,11 @@ TENFOLD = 1.0
 
 def deep(scale: Scale) -> Plan:
     """The MLP of 100 layers, for its first iterations."""
-    layers, width, batch = {"smoke": (12, 16, 64)}.get(scale, (100, 256, 1024))
+    layers, width, batch = {
+        "paper": (100, 256, 1024),
+        "small": (50, 128, 512),
+        "smoke": (12, 16, 64),
+    }[scale]
     config = RunConfig(
         model=FCN(layers - 1, width, normalisation="batch", bias=False),
         data=Digits() if scale == "smoke" else Images("mnist", limit=STEPS * batch),
@@ -40,10 +44,13 @@ def reduced(runs: Runs) -> str:
     """What was left open by the paper, and what a smoke test is."""
     if runs.scale == "smoke":
         return "A smoke test of 12 layers on the embedded digits; not an experiment."
-    return (
-        f"The paper's network; read here so: {STEPS} steps of SGD, learning rate {RATE:g}, batches "
-        f"of {runs.first.config.batch_size}, random initialisation, no biases."
+    steps = (
+        f"{STEPS} steps of SGD, learning rate {RATE:g}, batches of "
+        f"{runs.first.config.batch_size}, random initialisation, no biases."
     )
+    if runs.scale == "paper":
+        return f"The paper's settings; read here so: {steps}"
+    return f"Reduced: {runs.first.label.removeprefix('BN, ')} of 128 units; {steps}"
 
 
 @paper.recipe(
