@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -22,6 +22,16 @@ class LayerscopeError(Exception):
 
 class DivergedError(LayerscopeError):
     """Training produced a loss or a weight that is not finite."""
+
+
+def check_choice(kind: str, value: object, known: Collection[object]) -> None:
+    """Refuse a value that is none of the known ones.
+
+    Raises:
+        LayerscopeError: It is none of them.
+    """
+    if value not in known:
+        raise unknown(kind, str(value), map(str, known))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LayerscopeError:

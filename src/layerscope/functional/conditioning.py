@@ -62,7 +62,7 @@ class SecondMoment:
         self._diagonal: Tensor | None = None
         self._large = False
 
-    def expect(self, groups: int, features: int, examples: int) -> None:
+    def expect(self, groups: int, examples: int, features: int) -> None:
         """Count examples whose rows may follow; they are zero otherwise."""
         self.groups, self.features = groups, features
         self.examples += examples
@@ -76,7 +76,7 @@ class SecondMoment:
                 expected, and for further labels of an example.
         """
         groups, n, features = rows.shape
-        self.expect(groups, features, n if examples is None else examples)
+        self.expect(groups, n if examples is None else examples, features)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
         rows = rows.detach().double()
         self._squares = self._squares + rows.square().sum()  # no transfer for each
@@ -100,7 +100,7 @@ class SecondMoment:
             indices: Where each is 1.
             features: Their entries.
         """
-        self.expect(1, features, len(indices))
+        self.expect(1, len(indices), features)
         self._squares += len(indices)
         counts = torch.bincount(indices, minlength=features).double()
         self._diagonal = counts if self._diagonal is None else self._diagonal + counts

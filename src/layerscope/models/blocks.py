@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from layerscope.config import LastNorm
-from layerscope.errors import LayerscopeError
-from layerscope.models.initialisation import check_choice, check_dropout
+from layerscope.errors import LayerscopeError, check_choice
+from layerscope.models.initialisation import check_dropout
 
 EXPANSION = 4
 """Channels that leave a bottleneck for every one inside."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from layerscope.config import Initialisation, LastNorm, ModelConfig
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.models.blocks import (
     Norm,
     PostactivationBlock,
@@ -24,7 +24,6 @@ from layerscope.models.blocks import (
 )
 from layerscope.models.initialisation import (
     ChannelsLast,
-    check_choice,
     check_groups,
     check_images,
     initialise,

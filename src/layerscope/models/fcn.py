@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.config import Activation, Initialisation, Normalisation
-from layerscope.errors import LayerscopeError
-from layerscope.models.initialisation import check_choice, check_groups, check_sizes, initialise
+from layerscope.errors import LayerscopeError, check_choice
+from layerscope.models.initialisation import check_groups, check_sizes, initialise
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
 from layerscope.config import Initialisation
-from layerscope.errors import LayerscopeError, unknown
-
-
-def check_choice(name: str, value: object, known: Collection[object]) -> None:
-    """Refuse a value that is none of the known ones.
-
-    Raises:
-        LayerscopeError: It is none of them.
-    """
-    if value not in known:
-        raise unknown(name, str(value), map(str, known))
+from layerscope.errors import LayerscopeError, check_choice
 
 
 def check_sizes(**sizes: int) -> None:

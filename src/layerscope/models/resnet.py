@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from layerscope.config import Initialisation, LastNorm, Stem
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.models.blocks import (
     EXPANSION,
     Norm,
@@ -22,7 +22,6 @@ from layerscope.models.blocks import (
 )
 from layerscope.models.initialisation import (
     ChannelsLast,
-    check_choice,
     check_images,
     initialise,
     scaled,

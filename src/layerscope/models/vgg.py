@@ -8,10 +8,9 @@ from typing import Literal
 from torch import nn
 
 from layerscope.config import Initialisation, Stem
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.models.initialisation import (
     ChannelsLast,
-    check_choice,
     check_images,
     initialise,
     scaled,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,12 +95,13 @@ def row_names(uses: Mapping[Use, str]) -> dict[Use, str]:
         uses: The parameter's name where each is used first.
     """
     found: dict[Use, str] = {}
+    counts: Counter[str] = Counter()
     for use, parameter in uses.items():
         owner, _, own = parameter.partition(".parametrizations.")[0].rpartition(".")
         derived = ".parametrizations." in parameter
         name = f"{owner}.{own}".lstrip(".") if derived else owner if own == "weight" else parameter
-        count = sum(taken.partition(" #")[0] == name for taken in found.values())
-        found[use] = f"{name} #{count + 1}" if count else name
+        counts[name] += 1
+        found[use] = f"{name} #{counts[name]}" if counts[name] > 1 else name
     return found
 
 
@@ -218,10 +220,16 @@ class _Pass:
         Outputs that do not follow from the starts, where the model asks for a gradient of its own
         inside, are reached in a pass of their own.
         """
+        if not value.requires_grad:
+            return
+
+        def run_to(ends: list[Tensor]) -> None:
+            if ends:
+                torch.autograd.grad(value, ends, slope, retain_graph=True, allow_unused=True)
+
         self.waiting = set(self.outputs)
-        for ends in (lambda: starts, lambda: [self.outputs[key] for key in self.waiting]):
-            if value.requires_grad and (wanted := ends()):
-                torch.autograd.grad(value, wanted, slope, retain_graph=True, allow_unused=True)
+        run_to(starts)
+        run_to([self.outputs[key] for key in self.waiting])
 
 
 def _add(seen: Meeting, factors: Factors, places: Places, here: _Pass) -> None:
@@ -231,29 +239,24 @@ def _add(seen: Meeting, factors: Factors, places: Places, here: _Pass) -> None:
     if kind == "scale":
         parts = 2 if seen.use.shift else 1
         back, rows = factors.input, partial(_scales, seen)
-        back.expect(1, parts * math.prod(settings["shape"]), len(output))
+        back.expect(1, len(output), parts * math.prod(settings["shape"]))
     else:
         assert factors.gradient is not None
         back = factors.gradient
         if kind == "embedding":
             kept = seen.input != settings["padding"]
             factors.input.add_indices(seen.input[kept], settings["features"])
-            back.expect(1, output.shape[-1], int(kept.sum()))
+            back.expect(1, int(kept.sum()), output.shape[-1])
             rows = partial(_chosen, kept)
         else:
             factors.input.add(_entering(seen, places))
-            back.expect(*_shape(_leaving(seen, torch.empty_like(output, device="meta"))))
+            back.expect(*_leaving(seen, torch.empty_like(output, device="meta")).shape)
             rows = partial(_leaving, seen)
     here.on_gradient(output, lambda g: back.add(rows(g), 0))
 
 
 def _chosen(kept: Tensor, g: Tensor) -> Tensor:
     return g[kept][None]
-
-
-def _shape(rows: Tensor) -> tuple[int, int, int]:
-    groups, n, features = rows.shape
-    return groups, features, n
 
 
 def _entering(seen: Meeting, places: Places) -> Tensor:
@@ -308,9 +311,7 @@ def _padding(padding: Any, reach: Sequence[int]) -> list[int]:
         return [0] * 2 * len(reach)
     if padding == "same":
         return [side for r in reversed(reach) for side in ((r - 1) // 2, r - 1 - (r - 1) // 2)]
-    several = (padding,) if isinstance(padding, int) else tuple(padding)
-    several = several * len(reach) if len(several) == 1 else several
-    return [side for p in reversed(several) for side in (p, p)]
+    return [side for p in reversed(padding) for side in (p, p)]
 
 
 def _scales(seen: Meeting, g: Tensor) -> Tensor:

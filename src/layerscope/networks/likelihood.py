@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.networks.isolation import mixed_seed
 from layerscope.networks.task import IGNORED, Task, categorical, is_squared
 
@@ -23,8 +23,7 @@ def check_fisher(fisher: str) -> None:
     Raises:
         LayerscopeError: It is none.
     """
-    if fisher not in KINDS:
-        raise unknown("kind of Fisher matrix", fisher, KINDS)
+    check_choice("kind of Fisher matrix", fisher, KINDS)
 
 
 def counted(task: Task, outputs: Any, batch: Any) -> int:

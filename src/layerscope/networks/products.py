@@ -291,7 +291,7 @@ def _convolution(seen: _Seen, name: str, func: Any, args: Any, kwargs: Any) -> T
     if transposed:
         names = "input weight bias stride padding output_padding groups dilation"
     given = _arguments(names, args, kwargs)
-    weight = given["weight"]
+    weight, padding = given["weight"], given.get("padding", 0)
     use = seen.use(weight, "convolution", 0 if transposed else 1, derived=True)
     return use and seen.met(
         use,
@@ -301,7 +301,7 @@ def _convolution(seen: _Seen, name: str, func: Any, args: Any, kwargs: Any) -> T
         transposed=transposed,
         groups=given.get("groups", 1),
         stride=_several(given.get("stride", 1), places),
-        padding=given.get("padding", 0),
+        padding=padding if isinstance(padding, str) else _several(padding, places),
         dilation=_several(given.get("dilation", 1), places),
     )
 
@@ -335,10 +335,8 @@ def _normalisation(seen: _Seen, name: str, func: Any, args: Any, kwargs: Any) ->
     use = seen.use(given.get("weight"), "scale", 0)
     if use is None:
         return None
-    at = names.split().index("weight")
-    without = [None if i in (at, at + 1) and name != "rms_norm" else a for i, a in enumerate(args)]
-    if name == "rms_norm":
-        without = [None if i == at else a for i, a in enumerate(args)]
+    affine = {i for i, one in enumerate(names.split()) if one in ("weight", "bias")}
+    without = [None if i in affine else a for i, a in enumerate(args)]
     bare = {k: v for k, v in kwargs.items() if k not in ("weight", "bias")}
     normal = func(*without, **bare)
     channels = name in ("batch_norm", "instance_norm", "group_norm")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
 from layerscope.networks.discovery import Layer
 from layerscope.networks.factors import (
@@ -24,16 +26,7 @@ from layerscope.networks.names import every_tensor, unwrap
 from layerscope.probes.base import Moment, over_time
 
 Mode = Literal["eval", "train"]
-
-
-def check_mode(probe: str, mode: str) -> None:
-    """Refuse what is no mode.
-
-    Raises:
-        LayerscopeError: It is none.
-    """
-    if mode not in ("eval", "train"):
-        raise unknown(f"mode of {probe}", mode, ("eval", "train"))
+MODES: tuple[Mode, ...] = ("eval", "train")
 
 
 def matrix_rows(moment: Moment, layers: LayerMap) -> LayerMap:
@@ -49,16 +42,16 @@ def matrix_rows(moment: Moment, layers: LayerMap) -> LayerMap:
     layer_of = {name: layer for layer in layers for name in layer.parameters}
     own = every_tensor(model)
     found: list[Layer] = []
+    taken: set[str] = set()  # a parameter stands in one row: the first of those that use it
     for depth, (use, name) in enumerate(row_names(uses).items()):
         if (layer := layer_of.get(use.weight)) is not None:
-            names = [use.weight, *([use.shift] if use.shift else [])]
-            shapes = {n: tuple(own[n].shape) for n in names if n not in _taken(found)}
-            found.append(_row(name, depth, use.kind, layer, shapes))
+            names = {use.weight, use.shift} - {"", *taken}
+            taken |= names
+            found.append(_row(layer, name, depth, use.kind, own, names))
     met, owners = {use.weight for use in uses}, tuple(f"{u.owner}." for u in uses if u.owner)
     for name, layer in layer_of.items():
         if name not in met and own[name].ndim > 1 and not name.startswith(owners):
-            shapes = {name: tuple(own[name].shape)}
-            found.append(_row(name, len(uses) + len(found), "unused", layer, shapes))
+            found.append(_row(layer, name, len(uses) + len(found), "unused", own, {name}))
     if not found:
         raise LayerscopeError(
             "the layers have no matrices.", "Choose other layers, or leave the probe out."
@@ -66,23 +59,12 @@ def matrix_rows(moment: Moment, layers: LayerMap) -> LayerMap:
     return LayerMap(tuple(found))
 
 
-def _taken(rows: list[Layer]) -> set[str]:
-    """Parameters stand in one row each: the first of those that use them."""
-    return {name for row in rows for name in row.parameters}
-
-
 def _row(
-    name: str, depth: int, kind: str, layer: Layer, shapes: Mapping[str, tuple[int, ...]]
+    layer: Layer, name: str, depth: int, kind: str, own: Mapping[str, Tensor], names: set[str]
 ) -> Layer:
-    return Layer(
-        name=name,
-        depth=depth,
-        kind=kind,
-        modules=layer.modules,
-        parameters=dict(shapes),
-        group=layer.group,
-        trained=layer.trained,
-    )
+    """A matrix of a layer in the place of the layer."""
+    shapes = {n: tuple(own[n].shape) for n in own if n in names}
+    return replace(layer, name=name, depth=depth, kind=kind, parameters=shapes, buffers={})
 
 
 def measured_at(
@@ -117,6 +99,7 @@ def measured_at(
         [moment.batch if batch is None else batch],
         moment.task,
         fisher,
+        among=set(layers.parameter_names),
         weights=moment.weights,
         training=training,
         places=places,
@@ -163,11 +146,9 @@ def panels(
         xr.Variable("matrix", list(variables)),
         combine_attrs="drop",
     )
-    drawn = several.where(np.isfinite(several) & (several > 0))
-    kept = drawn.notnull().any([dim for dim in drawn.dims if dim != "layer"])
     _, x = over_time(dataset[next(iter(variables.values()))])
     return Lines(
-        drawn.isel(layer=np.flatnonzero(kept)).assign_attrs(long_name=quantity, units=""),
+        on_logarithmic_axes(several).assign_attrs(long_name=quantity, units=""),
         key=key,
         title=title,
         caption=caption,
@@ -175,3 +156,14 @@ def panels(
         panel="matrix",
         log_y=True,
     )
+
+
+def on_logarithmic_axes(values: xr.DataArray) -> xr.DataArray:
+    """Positive, finite values, gaps elsewhere, of the layers that have any."""
+    return of_some_layers(values.where(np.isfinite(values) & (values > 0)))
+
+
+def of_some_layers(values: xr.DataArray) -> xr.DataArray:
+    """The values of the layers that have any."""
+    some = values.notnull().any([dim for dim in values.dims if dim != "layer"])
+    return values.isel(layer=np.flatnonzero(some))

@@ -10,13 +10,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import DivergedError, LayerscopeError, unknown
+from layerscope.errors import DivergedError, LayerscopeError, check_choice
 from layerscope.figures.figure import Figure
 from layerscope.functional.conditioning import Condition, condition, kronecker_condition
 from layerscope.networks.factors import Factors, Places
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher, check_fisher
-from layerscope.probes.at_matrices import Mode, check_mode, matrix_rows, measured_at, panels
+from layerscope.probes.at_matrices import MODES, Mode, matrix_rows, measured_at, panels
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 
 MATRICES = {"_input": "S_x", "_gradient": "S_g", "": "S_x ⊗ S_g"}
@@ -81,9 +81,8 @@ class Conditioning(MomentProbe):
 
     def __post_init__(self) -> None:
         check_fisher(self.fisher)
-        check_mode("Conditioning", self.mode)
-        if self.places not in ("channels", "patches"):
-            raise unknown("places", self.places, ("channels", "patches"))
+        check_choice("mode of Conditioning", self.mode, MODES)
+        check_choice("places", self.places, ("channels", "patches"))
         if not all(0 < p <= 1 for p in self.shares):
             raise LayerscopeError(
                 f"Conditioning has shares {self.shares}.", "Shares are above 0 and at most 1."

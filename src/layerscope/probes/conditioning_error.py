@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional import krylov
 from layerscope.functional.conditioning import SecondMoment, condition, kronecker_condition
@@ -22,7 +21,14 @@ from layerscope.networks.factors import Factors
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher, check_fisher
 from layerscope.networks.task import first_examples
-from layerscope.probes.at_matrices import Mode, check_mode, matrix_rows, measured_at, panels
+from layerscope.probes.at_matrices import (
+    MODES,
+    Mode,
+    matrix_rows,
+    measured_at,
+    of_some_layers,
+    panels,
+)
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
 HALF = 0.5
@@ -74,7 +80,7 @@ class ConditioningError(MomentProbe):
 
     def __post_init__(self) -> None:
         check_fisher(self.fisher)
-        check_mode("ConditioningError", self.mode)
+        check_choice("mode of ConditioningError", self.mode, MODES)
         if self.samples < 1:
             raise LayerscopeError(
                 f"ConditioningError has samples {self.samples}.", "Samples are at least 1."
@@ -134,16 +140,16 @@ class ConditioningError(MomentProbe):
             try:
                 rows.append(_compared(factors, exact.sample_gradients(*given, **options)))
             except exact.TooLargeError:
-                with exact.fisher_product(*given, **options) as (product, size):
-                    top = krylov.largest(product, krylov.random_direction(size))
-                rows.append(_largest(factors, top))
+                with exact.fisher_product(*given, **options) as (times, size):
+                    top = krylov.largest(times, krylov.random_direction(size))
+                product = kronecker_condition(*_spectra(factors), ()).largest
+                rows.append(_largest(top, _scaled(factors) * product))
         values = [[row.get(name, math.nan) for row in rows] for name in self.variables]
         return dict(zip(self.variables, torch.tensor(values, dtype=torch.float64), strict=True))
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Both largest eigenvalues, and the overlap, over time."""
         overlap, x = over_time(dataset["overlap"])
-        kept = overlap.notnull().any([dim for dim in overlap.dims if dim != "layer"])
         how = f"on {self.samples} examples, {self.fisher} labels, model in {self.mode} mode"
         return [
             panels(
@@ -156,7 +162,7 @@ class ConditioningError(MomentProbe):
                 f"Kronecker product that stands for it, {how}.",
             ),
             Lines(
-                overlap.isel(layer=np.flatnonzero(kept)),
+                of_some_layers(overlap),
                 key=f"{self.slug}-overlap",
                 title="How alike the approximation and the exact block are",
                 caption="Cosine between the Kronecker product and each layer's exact block, as "
@@ -190,11 +196,13 @@ def _scaled(factors: Factors) -> float:
     return factors.gradient.examples / factors.losses
 
 
-def _largest(factors: Factors, top: float) -> dict[str, float]:
-    """What needs no more than the largest eigenvalues."""
+def _spectra(factors: Factors) -> tuple[Tensor, Tensor]:
     assert factors.gradient is not None
-    left, right = factors.input.eigenvalues(), factors.gradient.eigenvalues()
-    product = _scaled(factors) * kronecker_condition(left, right, ()).largest
+    return factors.input.eigenvalues(), factors.gradient.eigenvalues()
+
+
+def _largest(top: float, product: float) -> dict[str, float]:
+    """What needs no more than the largest eigenvalues."""
     ratio = product / top if top else math.nan
     return {"largest_exact": top, "largest_product": product, "largest_ratio": ratio}
 
@@ -208,7 +216,7 @@ def _compared(factors: Factors, gradients: Tensor) -> dict[str, float]:
     block.add(rows[None], len(gradients))
     block.epsilon = factors.gradient.epsilon
     values = block.eigenvalues()
-    left, right = factors.input.eigenvalues(), factors.gradient.eigenvalues()
+    left, right = _spectra(factors)
     found = condition(values, (HALF,))
     product = kronecker_condition(left, right, (HALF,))
     groups, inputs, outputs = len(x), x.shape[1], g.shape[1]
@@ -219,7 +227,7 @@ def _compared(factors: Factors, gradients: Tensor) -> dict[str, float]:
     along = torch.einsum("ngoi,gop,ngpj,gji->", apart, g.to(rows), apart, x.to(rows))
     inner = scale * float(along) / len(gradients)
     exact_square, square = float(values.square().sum()), scale**2 * _squares(left, right)
-    return _largest(factors, found.largest) | {
+    return _largest(found.largest, scale * product.largest) | {
         "kappa_50_exact": found.shares[0],
         "kappa_50_product": product.shares[0],
         "overlap": inner / math.sqrt(exact_square * square) if exact_square * square else math.nan,

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import unknown
+from layerscope.errors import check_choice, unknown
 from layerscope.figures.figure import Figure, Heatmap, Lines, Reference
 from layerscope.functional.linearity import NORMAL_RECTIFIER, affine_share, affinity_score
 from layerscope.networks.isolation import isolated
@@ -69,8 +69,7 @@ class LinearShare(MomentProbe):
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):
             raise unknown("of of LinearShare", str(self.of), get_args(Of))
-        if self.mode not in ("eval", "train"):
-            raise unknown("mode of LinearShare", self.mode, ("eval", "train"))
+        check_choice("mode of LinearShare", self.mode, ("eval", "train"))
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.errors import LayerscopeError, check_choice, unknown
 from layerscope.figures.figure import Bars, Figure, Heatmap
 from layerscope.networks.affine import with_layer_maps, with_lines
 from layerscope.networks.isolation import device_of
@@ -74,8 +74,7 @@ class LinearisationCost(TrajectoryProbe):
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):
             raise unknown("of of LinearisationCost", str(self.of), get_args(Of))
-        if self.checkpoints not in ("last", "all"):
-            raise unknown("checkpoints of LinearisationCost", self.checkpoints, ("last", "all"))
+        check_choice("checkpoints of LinearisationCost", self.checkpoints, ("last", "all"))
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import xarray as xr
 
 from layerscope.config.base import LATER
-from layerscope.errors import unknown
+from layerscope.errors import check_choice
 from layerscope.figures.figure import Figure, Lines
 from layerscope.figures.table import Column, Table
 from layerscope.networks.isolation import device_of
@@ -41,9 +41,8 @@ class Performance(TrajectoryProbe):
     place: ClassVar[int] = 130
 
     def __post_init__(self) -> None:
-        for name, known in (("checkpoints", ("last", "all")), ("on", ("test", "training"))):
-            if getattr(self, name) not in known:
-                raise unknown(f"{name} of Performance", getattr(self, name), known)
+        check_choice("checkpoints of Performance", self.checkpoints, ("last", "all"))
+        check_choice("on of Performance", self.on, ("test", "training"))
 
     @property
     def needed(self) -> frozenset[Need]:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import unknown
+from layerscope.errors import check_choice
 from layerscope.figures.figure import Figure, Heatmap, Lines
 from layerscope.functional.linearity import node_shares, preactivation
 from layerscope.networks.layers import LayerMap
@@ -59,8 +59,7 @@ class Preactivations(MomentProbe):
     place: ClassVar[int] = 112
 
     def __post_init__(self) -> None:
-        if self.mode not in ("eval", "train"):
-            raise unknown("mode of Preactivations", self.mode, ("eval", "train"))
+        check_choice("mode of Preactivations", self.mode, ("eval", "train"))
 
     @property
     def variables(self) -> Mapping[str, Variable]:

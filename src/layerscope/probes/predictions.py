@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from layerscope.errors import LayerscopeError, unknown
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.information import mutual_information
 from layerscope.networks.isolation import device_of, isolated
@@ -52,8 +52,7 @@ class Predictions(TrajectoryProbe):
     place: ClassVar[int] = 132
 
     def __post_init__(self) -> None:
-        if self.checkpoints not in ("all", "last"):
-            raise unknown("checkpoints of Predictions", self.checkpoints, ("all", "last"))
+        check_choice("checkpoints of Predictions", self.checkpoints, ("all", "last"))
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""

@@ -11,11 +11,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import DivergedError
+from layerscope.errors import DivergedError, check_choice
 from layerscope.figures.figure import Figure
 from layerscope.functional.conditioning import SecondMoment
 from layerscope.networks.layers import LayerMap
-from layerscope.probes.at_matrices import Mode, check_mode, matrix_rows, measured_at, panels
+from layerscope.probes.at_matrices import MODES, Mode, matrix_rows, measured_at, panels
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 
 SIDES = {"input": "what enters", "gradient": "gradient at what leaves"}
@@ -47,7 +47,7 @@ class SignalMagnitude(MomentProbe):
     place: ClassVar[int] = 122
 
     def __post_init__(self) -> None:
-        check_mode("SignalMagnitude", self.mode)
+        check_choice("mode of SignalMagnitude", self.mode, MODES)
 
     @property
     def variables(self) -> Mapping[str, Variable]:

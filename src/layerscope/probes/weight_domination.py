@@ -9,11 +9,11 @@ from typing import ClassVar
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import spectral_norms
 from layerscope.networks.layers import LayerMap
-from layerscope.probes.at_matrices import Mode, check_mode
+from layerscope.probes.at_matrices import MODES, Mode
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, blank, over_time
 from layerscope.probes.gradient import batch_gradients, without_derivatives
 
@@ -50,7 +50,7 @@ class WeightDomination(MomentProbe):
     place: ClassVar[int] = 128
 
     def __post_init__(self) -> None:
-        check_mode("WeightDomination", self.mode)
+        check_choice("mode of WeightDomination", self.mode, MODES)
         if not self.threshold > 0:
             raise LayerscopeError(
                 f"WeightDomination has threshold {self.threshold}.", "The threshold is above 0."

@@ -71,3 +71,11 @@ def rank_correlation(a: xr.DataArray, b: xr.DataArray, dim: str = "layer") -> xr
 def slope(values: xr.DataArray, dim: str) -> xr.DataArray:
     """Slope of the least-squares line along a dimension that has numbers as its labels."""
     return values.polyfit(dim, 1)["polyfit_coefficients"].sel(degree=1, drop=True)
+
+
+@statistic
+def trend(values: xr.DataArray, dim: str) -> xr.DataArray:
+    """Rank correlation of values with their places along a dimension, per seed."""
+    places = xr.DataArray(np.arange(values.sizes[dim]), dims=dim, coords={dim: values[dim]})
+    _, places = xr.broadcast(values, places)
+    return rank_correlation(values, places, dim)

@@ -24,7 +24,6 @@ from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     settled,
     thresholds,
     times_behind,
-    trend,
 )
 from layerscope.recipes.complexity_over_depth_and_time.settings import (
     ACCURACY,
@@ -41,6 +40,7 @@ from layerscope.studies.paper import Items, claim, only
 from layerscope.studies.plan import Runs, Variant
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines
 from layerscope.studies.quantity import Quantity, combined, dataset_of, stacked
+from layerscope.studies.statistics import trend
 
 FALLS_BEHIND = (
     "A partly linear model diverges where its smoothed accuracy first falls below 95% of the full "

@@ -15,7 +15,6 @@ from layerscope.probes import LinearisationCost, LinearShare
 from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     behind,
     even,
-    trend,
 )
 from layerscope.recipes.complexity_over_depth_and_time.settings import (
     ACCURACY,
@@ -38,6 +37,7 @@ from layerscope.studies.paper import Items, claim, only
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
 from layerscope.studies.plots import OVER_SEEDS, bars, heatmap, lines
 from layerscope.studies.quantity import Quantity, combined, stacked
+from layerscope.studies.statistics import trend
 
 MEASURES: Mapping[str, tuple[Callable[[Variant], Quantity], int]] = {
     "mean preactivation": (lambda run: run.of(MEANS, "mean"), -1),

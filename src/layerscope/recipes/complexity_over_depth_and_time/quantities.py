@@ -22,7 +22,6 @@ from layerscope.studies.guards import guessing
 from layerscope.studies.plan import Runs, Variant
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines
 from layerscope.studies.quantity import Quantity, combined, stacked
-from layerscope.studies.statistics import rank_correlation
 
 THRESHOLD = 0.95
 WINDOW, ORDER = 5, 2
@@ -93,17 +92,6 @@ def first_time(holds: xr.DataArray) -> xr.DataArray:
     """First step at which something holds; infinite where it never does."""
     steps = holds["step"].where(holds, np.inf)
     return steps.min("step")
-
-
-def trend(values: Quantity, dim: str) -> Quantity:
-    """Rank correlation of values with the labels (or places) along a dimension, per seed."""
-
-    def against(array: xr.DataArray) -> xr.DataArray:
-        places = xr.DataArray(np.arange(array.sizes[dim]), dims=dim, coords={dim: array[dim]})
-        _, places = xr.broadcast(array, places)
-        return rank_correlation(array, places, dim)
-
-    return values.map(against)
 
 
 def _accuracies(runs: Runs, data: xr.DataTree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

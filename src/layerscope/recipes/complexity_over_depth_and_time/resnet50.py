@@ -11,13 +11,13 @@ from layerscope.recipes.complexity_over_depth_and_time.quantities import (
     first_negative,
     means,
     settled,
-    trend,
 )
 from layerscope.recipes.complexity_over_depth_and_time.settings import RESNET50, paper, resnets
 from layerscope.studies.comparisons import alike, each, exceeds
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Runs
 from layerscope.studies.plots import heatmap
+from layerscope.studies.statistics import trend
 
 MARGIN = 2.0
 """Points of accuracy within which two networks count as alike."""

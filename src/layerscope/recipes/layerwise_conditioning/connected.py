@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from layerscope.probes import Probe
+from layerscope.probes.at_matrices import on_logarithmic_axes
 from layerscope.recipes.layerwise_conditioning.settings import (
     CONDITION,
     KINDS,
@@ -24,7 +25,7 @@ from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Runs
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines, table
 from layerscope.studies.quantity import Quantity, combined, stacked
-from layerscope.studies.statistics import rank_correlation
+from layerscope.studies.statistics import slope, trend
 
 FLAT = 0.05
 """Decades per layer that still count as keeping a size."""
@@ -41,7 +42,7 @@ def variants(runs: Runs, kind: str) -> dict[str, str]:
 
 
 def losses(runs: Runs, kind: str) -> Quantity:
-    """Training loss at the end, (rate, seed); infinite where a run has none."""
+    """Training loss at the end, (rate, seed)."""
     parts = {r: runs[n].of(LOSS, "loss").at_end() for r, n in variants(runs, kind).items()}
     return stacked("rate", parts, long_name="training loss", units="")
 
@@ -73,23 +74,21 @@ def decades(values: Quantity) -> Quantity:
 
 def per_layer(values: Quantity) -> Quantity:
     """Slope along depth, (seed)."""
-
-    def slope(array: xr.DataArray) -> xr.DataArray:
-        placed = array.assign_coords(layer=np.arange(array.sizes["layer"], dtype=float))
-        return placed.polyfit("layer", 1)["polyfit_coefficients"].sel(degree=1, drop=True)
-
-    return values.map(slope)
+    return slope(values.map(_by_place), "layer")
 
 
 def straightness(values: Quantity) -> Quantity:
     """R^2 of the straight line along depth, (seed)."""
 
     def explained(array: xr.DataArray) -> xr.DataArray:
-        depth = xr.DataArray(np.arange(array.sizes["layer"], dtype=float), dims="layer")
-        placed = array.drop_vars("layer", errors="ignore")
-        return xr.corr(placed, depth, dim="layer") ** 2
+        return xr.corr(array, array["layer"], dim="layer") ** 2
 
-    return values.map(explained)
+    return values.map(_by_place).map(explained)
+
+
+def _by_place(values: xr.DataArray) -> xr.DataArray:
+    """With the places of layers as their labels."""
+    return values.assign_coords(layer=np.arange(values.sizes["layer"], dtype=float))
 
 
 def at_start(values: Quantity) -> Quantity:
@@ -100,7 +99,7 @@ def at_start(values: Quantity) -> Quantity:
 def claims_of_signals(runs: Runs) -> Iterator[Statement]:
     """How sizes go with depth before training; every learning rate starts alike."""
     first = {kind: next(iter(variants(runs, kind).values())) for kind in KINDS}
-    sizes = {
+    largest = {
         kind: decades(hidden(at_start(runs[name].of(CONDITION, "largest_input"))))
         for kind, name in first.items()
     }
@@ -111,10 +110,12 @@ def claims_of_signals(runs: Runs) -> Iterator[Statement]:
         each(
             {
                 "falls": exceeds(
-                    -per_layer(sizes["plain-random"]), "decades per layer, downwards", FLAT
+                    -per_layer(largest["plain-random"]), "decades per layer, downwards", FLAT
                 ),
                 "straight": exceeds(
-                    straightness(sizes["plain-random"]), "R^2 of a line on a logarithmic axis", 0.9
+                    straightness(largest["plain-random"]),
+                    "R^2 of a line on a logarithmic axis",
+                    0.9,
                 ),
             }
         ),
@@ -128,9 +129,23 @@ def claims_of_signals(runs: Runs) -> Iterator[Statement]:
         yield claim(
             f"{kind}-flat",
             f"{words}: it keeps its size. [{place}]",
-            alike(per_layer(sizes[kind]), "decades per layer", FLAT),
+            alike(per_layer(largest[kind]), "decades per layer", FLAT),
             at_start=True,
         )
+
+
+def sizes(runs: Runs, how: How) -> Items:
+    """Whether signals keep their size, as Figs. 3 and A5 ask."""
+    yield from claims_of_signals(runs)
+    yield from magnitudes(runs)
+    yield rate_table(runs, how)
+
+
+def conditions(runs: Runs, how: How, place: str) -> Items:
+    """Whether normalisation improves the conditioning, as Figs. 5 and A6 ask."""
+    yield from claims_of_conditioning(runs, place)
+    yield from spectra(runs)
+    yield rate_table(runs, how)
 
 
 @paper.recipe(
@@ -141,9 +156,7 @@ def claims_of_signals(runs: Runs) -> Iterator[Statement]:
 )
 def fig3(runs: Runs) -> Items:
     """Magnitudes under full gradient descent: initialised at random they vanish without BN."""
-    yield from claims_of_signals(runs)
-    yield from magnitudes(runs)
-    yield rate_table(runs, "full")
+    yield from sizes(runs, "full")
 
 
 @paper.recipe(
@@ -155,9 +168,7 @@ def fig3(runs: Runs) -> Items:
 )
 def fig5(runs: Runs) -> Items:
     """Condition numbers under full gradient descent: lower with BN, of both factors."""
-    yield from claims_of_conditioning(runs, "Fig. 5, Section 4.2")
-    yield from spectra(runs)
-    yield rate_table(runs, "full")
+    yield from conditions(runs, "full", "Fig. 5, Section 4.2")
 
 
 @paper.recipe(
@@ -168,9 +179,7 @@ def fig5(runs: Runs) -> Items:
 )
 def figA5(runs: Runs) -> Items:  # noqa: N802
     """Fig. 3 with SGD."""
-    yield from claims_of_signals(runs)
-    yield from magnitudes(runs)
-    yield rate_table(runs, "sgd")
+    yield from sizes(runs, "sgd")
 
 
 @paper.recipe(
@@ -181,9 +190,7 @@ def figA5(runs: Runs) -> Items:  # noqa: N802
 )
 def figA6(runs: Runs) -> Items:  # noqa: N802
     """Fig. 5 with SGD."""
-    yield from claims_of_conditioning(runs, "Fig. A6, Appendix C.1")
-    yield from spectra(runs)
-    yield rate_table(runs, "sgd")
+    yield from conditions(runs, "sgd", "Fig. A6, Appendix C.1")
 
 
 @paper.recipe(
@@ -225,7 +232,7 @@ def figA13(runs: Runs) -> Items:  # noqa: N802
                 f"{kind}-grow",
                 f"{label}: the share of dying and full neurons grows with depth. [Fig. A13, "
                 "Appendix C.3]",
-                start.map(_trend),
+                trend(start, "layer"),
                 "rank correlation with depth, before training",
                 at_start=True,
             )
@@ -245,12 +252,6 @@ def figA13(runs: Runs) -> Items:  # noqa: N802
             x="epoch",
         )
     yield rate_table(runs, "full")
-
-
-def _trend(values: xr.DataArray) -> xr.DataArray:
-    depth = xr.DataArray(np.arange(values.sizes["layer"]), dims="layer").broadcast_like(values)
-    plain = values.drop_vars("layer", errors="ignore")
-    return rank_correlation(plain, depth.drop_vars("layer", errors="ignore"), "layer")
 
 
 def claims_of_conditioning(
@@ -289,7 +290,7 @@ def magnitudes(runs: Runs) -> Iterator[Plot]:
     for kind in _kinds(runs):
         for side, what in (("input", "what enters"), ("gradient", "gradients at what leaves")):
             yield lines(
-                _with_values(best(runs, kind, SIGNALS, side)),
+                best(runs, kind, SIGNALS, side).map(on_logarithmic_axes),
                 f"{side}-{kind}",
                 f"{KINDS[kind][0]}: size of {what} each layer",
                 f"Root mean square over a fixed batch of training images; {OVER_SEEDS} {BEST}",
@@ -308,7 +309,7 @@ def spectra(runs: Runs) -> Iterator[Plot]:
                 ("kappa_80", "kappa_80"),
             ):
                 yield lines(
-                    _with_values(best(runs, kind, CONDITION, f"{variable}_{factor}")),
+                    best(runs, kind, CONDITION, f"{variable}_{factor}").map(on_logarithmic_axes),
                     f"{variable.replace('_', '-')}-{factor}-{kind}",
                     f"{KINDS[kind][0]}: {words} of {name}",
                     f"The {words} of {name} of every layer; infinite ones are not drawn; "
@@ -316,17 +317,6 @@ def spectra(runs: Runs) -> Iterator[Plot]:
                     x="epoch",
                     log_y=True,
                 )
-
-
-def _with_values(values: Quantity) -> Quantity:
-    """Layers that have any positive, finite value."""
-
-    def kept(array: xr.DataArray) -> xr.DataArray:
-        drawn = array.where(np.isfinite(array) & (array > 0))
-        some = drawn.notnull().any([d for d in drawn.dims if d != "layer"])
-        return drawn.isel(layer=np.flatnonzero(some))
-
-    return values.map(kept)
 
 
 def _kinds(runs: Runs) -> list[str]:
