@@ -52,6 +52,7 @@ CONFIGS = (
 )
 OTHERS = {
     "groups": ("a=b",),
+    "scaled": ("layer1=2",),
     "freeze_when_settled": FreezeWhenSettled(0.1),
     "plateau": Plateau(3),
 }
@@ -142,6 +143,24 @@ HASHES = {
 @pytest.mark.parametrize(("expected", "config"), HASHES.items())
 def test_hashes_of_every_kind_of_part(expected, config):
     assert config.hash == expected
+
+
+def test_factors_of_weights_are_written_as_on_the_command_line():
+    assert RunConfig().factors == {}
+    assert RunConfig(scaled=("layer1=30", "stage*.conv1=-.5")).factors == {
+        "layer1": 30.0,
+        "stage*.conv1": -0.5,
+    }
+    with pytest.raises(LayerscopeError, match="one text"):
+        RunConfig(scaled="layer1=3")
+
+
+@pytest.mark.parametrize("text", ["layer1", "=3", "layer1=", "layer1=x", "layer1=0", "layer1=inf"])
+def test_factors_that_say_nothing_are_an_error(text):
+    with pytest.raises(LayerscopeError, match=f"scaled has '{text}'"):
+        RunConfig(scaled=(text,))
+    with pytest.raises(LayerscopeError, match="scaled has 'a=2'"):
+        RunConfig(scaled=("a=1", "a=2"))
 
 
 def test_a_derived_configuration_is_built_as_its_base_is_and_has_no_name():

@@ -8,6 +8,7 @@ from layerscope.networks.surgery import (
     linearised,
     reinitialised,
     rerandomised,
+    scale,
     without,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "linearised",
     "reinitialised",
     "rerandomised",
+    "scale",
     "without",
 ]

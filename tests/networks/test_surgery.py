@@ -15,6 +15,7 @@ from layerscope.networks.surgery import (
     frozen,
     reinitialised,
     rerandomised,
+    scale,
     without,
 )
 
@@ -122,6 +123,29 @@ def test_frozen_layers_do_not_train():
 def test_freezing_everything_or_nothing_is_an_error(patterns, message):
     with pytest.raises(LayerscopeError, match=message):
         freeze(FCN.model(), patterns)
+
+
+def test_matrices_and_filters_are_scaled_and_nothing_else():
+    model, before = CNN.model(), CNN.model().state_dict()
+    names = scale(model, {"*": 2.0, name_of_first(model): -1.5})
+    matrices = {name for name, tensor in before.items() if tensor.ndim > 1}
+    assert set(names) == matrices
+    for name, tensor in model.state_dict().items():
+        first = name.startswith(f"{name_of_first(model)}.")
+        factor = (2.0 * (-1.5 if first else 1.0)) if name in matrices else 1.0
+        assert torch.equal(tensor, before[name] * factor), name
+
+
+def name_of_first(model):
+    return next(name for name, module in model.named_modules() if hasattr(module, "weight"))
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "norm"])
+def test_what_has_no_weights_cannot_be_scaled(pattern):
+    model = nn.Sequential()
+    model.add_module("norm", nn.BatchNorm1d(3))
+    with pytest.raises(LayerscopeError, match=pattern):
+        scale(model, {pattern: 2.0})
 
 
 def small(stages):

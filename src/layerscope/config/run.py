@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -132,6 +133,8 @@ class RunConfig(Config):
         linear: Activation functions that are left out, the identity in their place: ``all``,
             ``first:9``, ``last:20``, positions from 0 or patterns of names;
             ``layerscope list sites`` shows them.
+        scaled: Modules whose weights, matrices and filters, are multiplied once they are initialised,
+            each as ``pattern=factor``, e.g. ``layer1=30``.
         unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
             a convolution with its normalisation, else a module.
         groups: Labels of layers, for plots and claims: ``"thirds"`` for early, middle and late, or
@@ -160,6 +163,7 @@ class RunConfig(Config):
     frozen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     linear: tuple[str, ...] = field(default=(), metadata={LATER: True})
+    scaled: tuple[str, ...] = field(default=(), metadata={LATER: True})
     unit: Unit = "family"
     groups: tuple[str, ...] = field(default=(), metadata={LABEL: True})
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -177,7 +181,34 @@ class RunConfig(Config):
                 raise LayerscopeError(
                     f"{name} is {getattr(self, name)}.", f"{name} must be at least 1."
                 )
-        _ = self.layer_groups  # refuses what cannot be read
+        _ = self.layer_groups, self.factors  # refuse what cannot be read
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Factors of initial weights by patterns of modules.
+
+        Raises:
+            LayerscopeError: One is not written as ``pattern=factor``, is not finite or 0, or a
+                pattern comes twice.
+        """
+        if isinstance(self.scaled, str):
+            raise LayerscopeError(
+                f"scaled is {self.scaled!r}, one text.", f"Give several: ({self.scaled!r},)."
+            )
+        found: dict[str, float] = {}
+        for text in self.scaled:
+            pattern, _, number = text.rpartition("=")
+            try:
+                factor = float(number)
+            except ValueError:
+                factor = math.nan
+            if not pattern or pattern in found or not math.isfinite(factor) or factor == 0:
+                raise LayerscopeError(
+                    f"scaled has {text!r}.",
+                    "Write every pattern once, with a finite factor that is not 0: layer1=30.",
+                )
+            found[pattern] = factor
+        return found
 
     @property
     def layer_groups(self) -> dict[str, tuple[str, ...]] | str | None:

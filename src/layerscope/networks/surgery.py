@@ -134,6 +134,47 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(frozen)
 
 
+def scale(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
+    r"""Multiply the weights of modules that match, :math:`W_l \leftarrow a_l W_l`.
+
+    Matrices and filters, of two dimensions and more; what stands in several places once. With a
+    normalisation behind them outputs stay, and gradients become :math:`1 / a_l` times what they
+    were: the layer is moved towards weight domination.
+
+    Source: "Layer-wise Conditioning Analysis in Exploring the Learning Dynamics of DNNs",
+    Theorem 4.2 and Definition 1.
+
+    Args:
+        model: The model, changed in place.
+        factors: By glob patterns of module names, e.g. ``{"layer1": 30.0}``. Where several match,
+            factors multiply.
+
+    Returns:
+        Names of the parameters that were scaled.
+
+    Raises:
+        LayerscopeError: A pattern matches no module, or none with such weights.
+    """
+    own = every_tensor(model)
+    found: list[str] = []
+    for pattern, factor in factors.items():
+        inside = tuple(f"{name}." for name in matching(model, [pattern]))
+        names = [
+            name
+            for name, tensor in own.items()
+            if isinstance(tensor, nn.Parameter) and tensor.ndim > 1 and name.startswith(inside)
+        ]
+        if not names:
+            raise LayerscopeError(
+                f"no module that {pattern!r} matches has a matrix or filter.", "Choose others."
+            )
+        with torch.no_grad():
+            for name in names:
+                own[name].mul_(factor)
+        found += names
+    return tuple(dict.fromkeys(found))
+
+
 @contextlib.contextmanager
 def frozen(model: nn.Module, patterns: Sequence[str]) -> Iterator[nn.Module]:
     """`freeze` inside the context; what was trainable is trainable again afterwards."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerscope.probes.predictiveness import GradientPredictiveness
     from layerscope.probes.reinitialisation import Reinitialisation
     from layerscope.probes.training_cost import TrainingCost
+    from layerscope.probes.training_loss import TrainingLoss
     from layerscope.probes.weight_change import WeightChange
 
 PROBES: Mapping[str, type[Probe]] = catalogue.Classes(catalogue.probes)
@@ -55,6 +56,7 @@ __all__ = [
     "Reinitialisation",
     "ResponseFrequency",
     "TrainingCost",
+    "TrainingLoss",
     "Trajectory",
     "TrajectoryProbe",
     "WeightChange",

@@ -63,6 +63,8 @@ class Conditioning(MomentProbe):
             only the trace is measured.
         spectrum: How many of the largest eigenvalues of both factors are kept too.
         seed: Of labels that are drawn.
+        layers: Patterns of the layers whose matrices are measured; all by default. The others cost
+            no more than the passes through the model.
     """
 
     fisher: Fisher = "empirical"
@@ -72,6 +74,7 @@ class Conditioning(MomentProbe):
     most_features: int = 4096
     spectrum: int = 0
     seed: int = 0
+    layers: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Layer-wise conditioning analysis, Section 3"
@@ -112,8 +115,8 @@ class Conditioning(MomentProbe):
         return found
 
     def select(self, layers: LayerMap) -> LayerMap:
-        """All layers; their matrices are measured."""
-        return layers
+        """The layers whose matrices are measured."""
+        return layers.only(self.layers) if self.layers else layers
 
     def rows(self, layers: LayerMap, moment: Moment) -> LayerMap:
         """The matrices of the layers."""

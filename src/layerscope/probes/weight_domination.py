@@ -38,10 +38,12 @@ class WeightDomination(MomentProbe):
     Attributes:
         mode: Mode in which the model runs; ``"train"`` as in the paper.
         threshold: Ratio below which a layer counts as dominated; the paper says "far below 1".
+        layers: Patterns of the layers that are measured; all by default.
     """
 
     mode: Mode = "train"
     threshold: float = 1e-3
+    layers: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Layer-wise conditioning analysis, Definition 1"
@@ -68,7 +70,7 @@ class WeightDomination(MomentProbe):
 
     def select(self, layers: LayerMap) -> LayerMap:
         """Layers with matrices or filters, and only these."""
-        return layers.with_dimensions(2)
+        return (layers.only(self.layers) if self.layers else layers).with_dimensions(2)
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Both singular values of every layer at this moment."""

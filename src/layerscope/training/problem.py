@@ -21,7 +21,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.models import build
 from layerscope.models.factory import custom
 from layerscope.networks.isolation import isolated, mixed_seed
-from layerscope.networks.surgery import freeze, linearise, without
+from layerscope.networks.surgery import freeze, linearise, scale, without
 from layerscope.networks.task import Task
 from layerscope.runs.store import Run
 
@@ -100,8 +100,9 @@ def _outputs(dataset: Dataset) -> int:
 
 
 def _built(config: RunConfig, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model, less the blocks and activations that the configuration removes."""
+    """The model, scaled, less the blocks and activations that the configuration removes."""
     model = build(config.model, shape, outputs)
+    scale(model, config.factors)
     example = torch.zeros(2, *shape)
     if config.removed:
         model = without(model, config.removed, example)
