@@ -82,12 +82,23 @@ def test_neurons_that_never_switch():
     assert fewer["plain-random-grow"] == fewer["plain-he-grow"] == "fails"
 
 
-def test_what_is_true_of_the_start_is_decided_whatever_networks_learn():
+@pytest.mark.parametrize("name", ["fig3", "fig5", "figA7"])
+def test_what_is_said_of_networks_that_learn_nothing_is_decided_all_the_same(name):
     def made(variant):
         return {**measured()(variant), "performance": performance(90.0)}
 
-    assert decided(recipe("fig3")("small"), made)["plain-random-falls"] == "holds"
-    assert set(decided(recipe("fig5")("small"), made).values()) == {"inconclusive"}
+    assert set(decided(recipe(name)("small"), made).values()) == {"holds"}
+
+
+def test_a_learning_rate_at_which_all_runs_diverge_is_not_chosen_and_decides_nothing():
+    study = recipe("fig5")("small")
+    rates = sorted({float(variant.rsplit("-", 1)[1]) for variant in study.variants})
+
+    def without(rate):
+        return lambda v: None if v.endswith(f"-{rate:g}") else measured()(v)
+
+    assert set(decided(study, without(rates[-1])).values()) == {"holds"}
+    assert set(decided(study, without(rates[0])).values()) == {"inconclusive"}
 
 
 def test_the_learning_rate_with_the_least_training_loss_is_drawn_and_all_are_listed():

@@ -133,8 +133,8 @@ class RunConfig(Config):
         linear: Activation functions that are left out, the identity in their place: ``all``,
             ``first:9``, ``last:20``, positions from 0 or patterns of names;
             ``layerscope list sites`` shows them.
-        scaled: Modules whose weights, matrices and filters, are multiplied once they are initialised,
-            each as ``pattern=factor``, e.g. ``layer1=30``.
+        scaled: Modules whose initial weights, matrices and filters, are multiplied, each as
+            ``pattern=factor``, e.g. ``layer1=30``.
         unit: What makes a layer; ``"family"`` is the model family's own choice: a residual block,
             a convolution with its normalisation, else a module.
         groups: Labels of layers, for plots and claims: ``"thirds"`` for early, middle and late, or

@@ -44,7 +44,7 @@ class Statement:
     text: str
     source: str
     comparison: Comparison
-    at_start: bool = False
+    regardless: bool = False
 
 
 def claim(
@@ -54,6 +54,7 @@ def claim(
     statistic: str = "",
     threshold: float = 0.0,
     at_start: bool = False,
+    regardless: bool = False,
 ) -> Statement:
     """A falsifiable statement.
 
@@ -65,6 +66,8 @@ def claim(
         statistic: What the number is.
         threshold: What it has to exceed.
         at_start: It is about networks before training, and decided whatever they learn.
+        regardless: It is about networks in training, also such as learn nothing, and decided
+            whatever they learn.
 
     Raises:
         ValueError: The text does not name its place.
@@ -74,7 +77,7 @@ def claim(
         raise ValueError(f"claim {id!r} does not end with its place in brackets: {text}")
     if isinstance(effect, Quantity):
         effect = exceeds(effect, statistic, threshold)
-    return Statement(id, said[1], said[2], effect, at_start)
+    return Statement(id, said[1], said[2], effect, at_start or regardless)
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ class Paper:
         """A claim, which is not decided on runs that diverged or have hardly learnt."""
         variants = one.comparison.variants
         decide = one.comparison.decide
-        if not one.at_start:
+        if not one.regardless:
             learnt = {name: runs[name].data for name in variants}
             decide = guards.if_learnt(learnt, test, decide)
         decide = guards.when_trained(variants, decide)

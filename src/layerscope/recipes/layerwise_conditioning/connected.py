@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -48,7 +49,10 @@ def losses(runs: Runs, kind: str) -> Quantity:
 
 
 def chosen(values: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
-    """The values at the learning rate with the least training loss, mean over seeds."""
+    """The values at the learning rate with the least training loss, mean over seeds.
+
+    Of rates at which all runs diverged there are none.
+    """
     mean = loss.where(np.isfinite(loss), np.inf).mean("seed")
     return values.sel(rate=mean["rate"].values[int(mean.argmin("rate"))], drop=True)
 
@@ -57,9 +61,10 @@ def best(runs: Runs, kind: str, probe: Probe, variable: str) -> Quantity:
     """What a probe measures on a network at its best learning rate."""
     parts = {r: runs[n].of(probe, variable) for r, n in variants(runs, kind).items()}
     attributes = {"long_name": variable.replace("_", " "), "units": ""}
-    return combined(chosen, stacked("rate", parts, **attributes), losses(runs, kind)).map(
+    found = combined(chosen, stacked("rate", parts, **attributes), losses(runs, kind)).map(
         lambda array: array.assign_attrs(attributes)
     )
+    return replace(found, variants=found.variants[:1])  # higher rates may diverge
 
 
 def hidden(values: Quantity) -> Quantity:
@@ -210,6 +215,7 @@ def figA7(runs: Runs) -> Items:  # noqa: N802
         "it starts with. [Fig. A7 (a), Appendix C.1]",
         last.at_end() - last.isel(step=0),
         "decades, end less start",
+        regardless=True,
     )
     yield from magnitudes(runs)
     yield from spectra(runs)
@@ -278,6 +284,7 @@ def claims_of_conditioning(
                         normal.mean("step") - plain.mean("step"),
                         f"1 / kappa_{share} of {name}, BN less plain,",
                     ),
+                    regardless=True,
                 )
 
 

@@ -1,0 +1,503 @@
+"""What stops very deep residual networks: Figs. 6 to 9, Tables 1, 2 and A2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import xarray as xr
+
+from layerscope.figures.figure import Reference
+from layerscope.recipes.layerwise_conditioning.connected import decades
+from layerscope.recipes.layerwise_conditioning.deep import (
+    BATCH,
+    CURVATURE,
+    CURVE,
+    DATA,
+    DEPTHS,
+    DOMINATION,
+    HEAD,
+    NETWORKS,
+    TEST,
+    Data,
+    Network,
+    deepest,
+    depths,
+    largest,
+    planned,
+)
+from layerscope.recipes.layerwise_conditioning.settings import paper
+from layerscope.studies.comparisons import in_each
+from layerscope.studies.guards import guessing, scored
+from layerscope.studies.paper import Items, Statement, claim
+from layerscope.studies.plan import Runs, Scale, Variant
+from layerscope.studies.plots import OVER_SEEDS, Plot, beside_reported, lines
+from layerscope.studies.quantity import Quantity, stacked
+from layerscope.studies.statistics import trend
+
+EARLY = 32
+"""Steps that count as the first iterations."""
+STUCK = 0.05
+"""Distance of the loss from that of guessing below which a network says nothing."""
+HEAD_VARIABLES: Mapping[str, tuple[str, str]] = {
+    "largest_input": ("largest eigenvalue of S_x", "of what enters the last linear layer"),
+    "largest": ("largest eigenvalue of the curvature", "of the last linear layer"),
+}
+REPORTED: Mapping[Data, Mapping[str, tuple[float, ...]]] = {
+    "cifar10": {
+        "ResNet": (7.52, 6.89, 7.35, 9.42),
+        "PreResNet": (6.89, 6.25, 6.12, 6.07),
+        "PreResNetv1": (6.75, 6.37, 6.32, 7.89),
+        "ResNetLastBN": (6.50, 6.10, 5.94, 5.68),
+    },
+    "cifar100": {
+        "ResNet": (29.60, 28.3, 29.25, 30.49),
+        "PreResNet": (29.29, 27.58, 26.72, 26.23),
+        "PreResNetv1": (29.60, 28.54, 27.92, 30.07),
+        "ResNetLastBN": (28.82, 27.05, 25.80, 25.51),
+    },
+}
+"""Tables 1 and 2: test errors in % at `DEPTHS` of the paper."""
+WITHOUT = (20, 44, 56, 110)
+REPORTED_WITHOUT: Mapping[str, tuple[float, ...]] = {
+    "VGG": (14.88, 33.90, 89.93, 90.0),
+    "VGGLastBN": (12.89, 18.40, 23.40, 73.99),
+    "ResNet": (11.21, 9.90, 9.48, 8.93),
+    "ResNetLastBN": (10.31, 8.99, 8.61, 8.37),
+}
+"""Table A2: the same without batch normalisation but for the last one, at `WITHOUT`."""
+TABLE: tuple[Network, ...] = ("resnet", "preresnet", "preresnet_v1", "last_bn")
+
+
+def head(run: Variant, variable: str) -> Quantity:
+    """What is measured at the last linear layer over training, (seed, step)."""
+    probe = CURVATURE if variable in HEAD_VARIABLES else DOMINATION
+    return run.of(probe, variable)[HEAD]
+
+
+def early(values: Quantity) -> Quantity:
+    """The values of the first iterations."""
+    return values.map(lambda a: a.sel(step=slice(0, EARLY)))
+
+
+def rise(run: Variant) -> Quantity:
+    """How far the loss of the fixed batch rises above its start in the first iterations."""
+
+    def effect(loss: xr.DataArray) -> xr.DataArray:
+        return loss.max("step") - loss.isel(step=0, drop=True)
+
+    return early(run.of(BATCH, "loss")).map(effect)
+
+
+def guessing_time(run: Variant) -> Quantity:
+    """Share of the kept moments of the first epochs at which a network guesses."""
+    guess = math.log(_classes(run))
+    return run.of(BATCH, "loss").map(
+        lambda loss: (
+            (abs(loss.isel(step=slice(1, None)) - guess) < STUCK).astype(float).mean("step")
+        )
+    )
+
+
+def _classes(run: Variant) -> float:
+    guess = guessing(run.data)
+    assert guess is not None
+    return 100 / (100 - guess.value)
+
+
+def over_depth(parts: Mapping[int, Quantity], **attributes: str) -> Quantity:
+    """Quantities of one network along depth."""
+    return stacked("depth", parts, **attributes)
+
+
+@paper.recipe(
+    "Fig. 6",
+    planned(("resnet",)),
+    "What keeps very deep residual networks from learning at first?",
+    "Loss, what enters the last linear layer, its curvature and its weights over training, for "
+    "ResNets of several depths.",
+)
+def fig6(runs: Runs) -> Items:
+    """ResNets by depth: the loss rises at first, as what enters the last linear layer is large."""
+    by_depth = depths(runs, "resnet")
+    rises = {depth: rise(run) for depth, run in by_depth.items()}
+    yield claim(
+        "loss-rises",
+        "The loss rises in the first iterations. [Fig. 6 (a), Section 5]",
+        in_each(
+            {by_depth[d].label: r for d, r in rises.items()},
+            f"{{}}: largest loss of the fixed batch within {EARLY} steps less that at the start",
+        ),
+        regardless=True,
+    )
+    yield claim(
+        "rises-with-depth",
+        "It rises the more, the deeper the network. [Fig. 6 (a), Section 5]",
+        trend(over_depth(rises), "depth"),
+        "rank correlation of the rise with depth",
+        regardless=True,
+    )
+    sizes = {d: decades(head(run, "largest_input").isel(step=0)) for d, run in by_depth.items()}
+    yield claim(
+        "input-large",
+        "What enters the last linear layer is the larger at the start, the deeper the network. "
+        "[Fig. 6 (b), Section 5]",
+        trend(over_depth(sizes), "depth"),
+        "rank correlation of the largest eigenvalue of S_x with depth, before training",
+        at_start=True,
+    )
+    steep = {
+        run.label: decades(early(head(run, "largest_input")).max("step"))
+        - decades(head(run, "largest_input").at_end())
+        for run in by_depth.values()
+    }
+    yield claim(
+        "input-shrinks",
+        "The network then makes what enters the last linear layer smaller. [Section 5]",
+        in_each(steep, f"{{}}: decades, most of the first {EARLY} steps less the end"),
+    )
+    stuck = {depth: guessing_time(run) for depth, run in by_depth.items()}
+    first, *_, last = stuck
+    yield claim(
+        "stuck",
+        "The deepest network is stuck at guessing for longer than the shallowest. [Fig. 6 (a), "
+        "Section 5]",
+        stuck[last] - stuck[first],
+        "share of kept moments at which the loss is that of guessing, deepest less shallowest",
+        regardless=True,
+    )
+    yield from loss_of_batch(runs, by_depth.values())
+    yield from last_layer(by_depth.values())
+
+
+@paper.recipe(
+    "Fig. 7",
+    planned(("resnet", "last_bn"), only=largest),
+    "Does a normalisation before the last linear layer help?",
+    "Loss, what enters the last linear layer, its curvature and its weights over training.",
+)
+def fig7(runs: Runs) -> Items:
+    """The deepest ResNet with and without a normalisation before its last linear layer."""
+    plain, normal = deepest(runs, "resnet"), deepest(runs, "last_bn")
+    place = "Fig. 7, Section 5.1"
+    yield from smaller_input(plain, normal, "largest-input", f"{NORMALISED} [{place}]")
+    yield claim(
+        "curvature",
+        "It lowers the largest eigenvalue of the curvature of this layer in the first iterations. "
+        f"[{place}]",
+        decades(early(head(plain, "largest")).max("step"))
+        - decades(early(head(normal, "largest")).max("step")),
+        f"decades, most of the first {EARLY} steps, ResNet less ResNetLastBN",
+        regardless=True,
+    )
+    yield claim(
+        "no-domination",
+        f"It keeps this layer from weight domination. [{place}]",
+        lowest_ratio(normal) - lowest_ratio(plain),
+        "decades, least ratio of largest singular values, ResNetLastBN less ResNet",
+    )
+    yield claim(
+        "steady",
+        f"With it the loss rises less in the first iterations. [{place}]",
+        rise(plain) - rise(normal),
+        "rise of the loss of the fixed batch, ResNet less ResNetLastBN",
+        regardless=True,
+    )
+    yield from loss_of_batch(runs, runs.values())
+    yield from last_layer(runs.values())
+
+
+NORMALISED = (
+    "A normalisation before the last linear layer lowers the largest eigenvalue of what enters it, "
+    "over training."
+)
+
+
+@paper.recipe(
+    "Fig. 8",
+    planned(("resnet", "last_bn")),
+    "Does it lower the training loss at every depth?",
+    "Training loss of ResNets and ResNetLastBNs by depth.",
+)
+def fig8(runs: Runs) -> Items:
+    """Training loss with and without a normalisation before the last linear layer, by depth."""
+    plain, normal = depths(runs, "resnet"), depths(runs, "last_bn")
+    ends = {
+        name: {d: run.of(CURVE, "loss").at_end() for d, run in found.items()}
+        for name, found in (("resnet", plain), ("last_bn", normal))
+    }
+    yield claim(
+        "lower-loss",
+        "ResNetLastBN has a lower training loss than ResNet at every depth. [Fig. 8, Section 5.1]",
+        in_each(
+            {f"depth {d}": ends["resnet"][d] - ends["last_bn"][d] for d in plain},
+            "{}: training loss of the last epoch, ResNet less ResNetLastBN",
+        ),
+    )
+    shallow, *_, deep = normal
+    yield claim(
+        "deeper-lower",
+        "The deepest ResNetLastBN has a lower training loss than the shallowest. [Fig. 8 (b), "
+        "Section 5.1]",
+        ends["last_bn"][shallow] - ends["last_bn"][deep],
+        "training loss of the last epoch, shallowest less deepest",
+    )
+    before = {d: before_fall(run) for d, run in plain.items()}
+    yield claim(
+        "deeper-worse",
+        "Before the learning rate falls ResNets train the worse, the deeper they are. [Fig. 8 (a), "
+        "Section 5.1]",
+        trend(over_depth(before), "depth"),
+        "rank correlation of the training loss with depth, mean over the epochs before the fall",
+    )
+    for network, found in (("resnet", plain), ("last_bn", normal)):
+        yield curves(found.values(), f"loss-{network.replace('_', '-')}", NETWORKS[network][0])
+
+
+@paper.recipe(
+    "Fig. 9",
+    planned(("preresnet", "preresnet_v1", "last_bn"), only=largest),
+    "What helps pre-activation networks: their order, or their last normalisation?",
+    "The last linear layer of PreResNet with and without its extra normalisation.",
+)
+def fig9(runs: Runs) -> Items:
+    """PreResNet and PreResNetv1, which lacks the extra normalisation, at the greatest depth."""
+    whole, without = deepest(runs, "preresnet"), deepest(runs, "preresnet_v1")
+    place = "Fig. 9, Section 5.2"
+    yield from smaller_input(
+        without,
+        whole,
+        "largest-input",
+        "Without the extra normalisation what enters the last linear layer of PreResNet has a "
+        f"larger eigenvalue, over training. [{place}]",
+    )
+    yield claim(
+        "v1-dominated",
+        f"PreResNetv1 comes closer to weight domination in this layer than PreResNet. [{place}]",
+        lowest_ratio(whole) - lowest_ratio(without),
+        "decades, least ratio of largest singular values, PreResNet less PreResNetv1",
+    )
+    yield claim(
+        "v1-rises",
+        f"The loss of PreResNetv1 rises more in the first iterations. [{place}]",
+        rise(without) - rise(whole),
+        "rise of the loss of the fixed batch, PreResNetv1 less PreResNet",
+        regardless=True,
+    )
+    yield from loss_of_batch(runs, runs.values())
+    yield from last_layer(runs.values())
+
+
+def _table(data: Data) -> tuple[str, str]:
+    return f"Test errors of four kinds of deep networks on {DATA[data]}.", DATA[data]
+
+
+@paper.recipe(
+    "Table 1",
+    planned(TABLE),
+    "Do deeper residual networks test better once their last layer is normalised?",
+    _table("cifar10")[0],
+)
+def table1(runs: Runs) -> Items:
+    """Test errors on CIFAR-10 by kind and depth."""
+    yield from errors(runs, "cifar10", "Table 1")
+
+
+@paper.recipe(
+    "Table 2",
+    planned(TABLE, "cifar100"),
+    "And with a hundred classes?",
+    _table("cifar100")[0],
+)
+def table2(runs: Runs) -> Items:
+    """Test errors on CIFAR-100 by kind and depth."""
+    yield from errors(runs, "cifar100", "Table 2")
+
+
+def _without(scale: Scale) -> tuple[int, ...]:
+    return DEPTHS["smoke"] if scale == "smoke" else WITHOUT
+
+
+@paper.recipe(
+    "Table A2",
+    planned(
+        ("vgg", "vgg_last_bn", "resnet", "last_bn"),
+        only=_without,
+        rate=0.01,
+        decay=0.0,
+        normalisation="none",
+    ),
+    "Does one normalisation, before the last linear layer, help networks that have no other?",
+    "Test errors of networks without batch normalisation, with and without one at the end.",
+)
+def tableA2(runs: Runs) -> Items:  # noqa: N802
+    """Networks without batch normalisation, with and without one before the last linear layer."""
+    for plain, normal in (("vgg", "vgg_last_bn"), ("resnet", "last_bn")):
+        a, b = depths(runs, plain), depths(runs, normal)
+        yield claim(
+            f"{plain}-better",
+            f"{NETWORKS[normal][0]} has a lower test error than {NETWORKS[plain][0]} at every "
+            "depth. [Table A2, Appendix D.2]",
+            in_each(
+                {f"depth {d}": test_error(a[d]) - test_error(b[d]) for d in a},
+                "{}: test error in points, without less with the last normalisation",
+            ),
+        )
+    yield beside(runs, REPORTED_WITHOUT, WITHOUT, "Table A2")
+
+
+def errors(runs: Runs, data: Data, place: str) -> Iterator[Statement | Plot]:
+    """Claims and table of Tables 1 and 2."""
+    by = {network: depths(runs, network) for network in TABLE}
+    gains = {d: test_error(by["resnet"][d]) - test_error(by["last_bn"][d]) for d in by["resnet"]}
+    shallow, *_, deep = gains
+    yield claim(
+        "last-bn-better",
+        f"ResNetLastBN has a lower test error than ResNet at every depth. [{place}, Section 5.1]",
+        in_each(
+            {f"depth {d}": gain for d, gain in gains.items()},
+            "{}: test error in points, ResNet less ResNetLastBN",
+        ),
+    )
+    yield claim(
+        "gain-grows",
+        f"The gain is larger for the deepest network than for the shallowest. [{place}, "
+        "Section 5.1]",
+        gains[deep] - gains[shallow],
+        "gain in points, deepest less shallowest",
+    )
+    yield claim(
+        "last-bn-deeper-better",
+        f"The deepest ResNetLastBN has a lower test error than the shallowest. [{place}, "
+        "Section 5.1]",
+        test_error(by["last_bn"][shallow]) - test_error(by["last_bn"][deep]),
+        "test error in points, shallowest less deepest",
+    )
+    yield claim(
+        "v1-worse",
+        f"At the greatest depth PreResNetv1 has a higher test error than PreResNet. [{place}, "
+        "Section 5.2]",
+        test_error(by["preresnet_v1"][deep]) - test_error(by["preresnet"][deep]),
+        "test error in points, PreResNetv1 less PreResNet",
+    )
+    yield claim(
+        "last-bn-beats-pre",
+        f"ResNetLastBN has a lower test error than PreResNet at every depth. [{place}, "
+        "Section 5.2]",
+        in_each(
+            {
+                f"depth {d}": test_error(by["preresnet"][d]) - test_error(run)
+                for d, run in by["last_bn"].items()
+            },
+            "{}: test error in points, PreResNet less ResNetLastBN",
+        ),
+    )
+    yield beside(runs, REPORTED[data], DEPTHS["paper"], place)
+
+
+def test_error(run: Variant) -> Quantity:
+    """Test error at the end in %."""
+    return scored(TEST, run.name)
+
+
+def beside(
+    runs: Runs, reported: Mapping[str, tuple[float, ...]], known: tuple[int, ...], place: str
+) -> Plot:
+    """Test errors with those of the paper at the depths that it has."""
+    numbers = {
+        f"{label}-{depth}": value
+        for label, values in reported.items()
+        for depth, value in zip(known, values, strict=True)
+    }
+    measured = {run.label: test_error(run) for run in runs.values()}
+    papers = {row: numbers[row] for row in measured if row in numbers}
+    return beside_reported(
+        {"test error": measured},
+        {"test error": papers},
+        f"Test error at the end of training; {OVER_SEEDS} Reported: {place} of the paper, at its "
+        "own scale.",
+    )
+
+
+def before_fall(run: Variant) -> Quantity:
+    """Training loss, mean over the epochs before the learning rate falls, (seed)."""
+    return run.of(CURVE, "loss").when(lambda epoch: epoch <= run.drop).mean("step")
+
+
+def lowest_ratio(run: Variant) -> Quantity:
+    """Least ratio of largest singular values, gradient over weights, of the last layer."""
+    return decades(head(run, "ratio").min("step"))
+
+
+def smaller_input(plain: Variant, normal: Variant, id: str, text: str) -> Iterator[Statement]:
+    """Claim that one network's last layer is entered by less than another's, over training."""
+    more, less = (decades(head(run, "largest_input")).mean("step") for run in (plain, normal))
+    yield claim(
+        id,
+        text,
+        more - less,
+        f"decades, mean over training, {plain.label} less {normal.label}",
+    )
+
+
+def loss_of_batch(runs: Runs, chosen: Iterable[Variant]) -> Iterator[Plot]:
+    """Loss of the fixed batch over the first iterations and over training."""
+    found = {run.label: run.of(BATCH, "loss") for run in chosen}
+    guess = math.log(_classes(runs.first))
+    values = stacked("network", found, long_name="loss of the fixed batch", units="")
+    yield lines(
+        values.map(lambda a: a.sel(step=slice(0, EARLY))),
+        "loss-first",
+        "Loss in the first iterations",
+        f"Loss of one fixed batch in train mode after so many steps; {OVER_SEEDS}",
+        x="step",
+        hue="network",
+        references=(Reference(value=guess, label="guessing"),),
+    )
+    yield curves(chosen, "loss", "Networks")
+
+
+def curves(chosen: Iterable[Variant], key: str, title: str) -> Plot:
+    """Training loss of every epoch."""
+    found = list(chosen)
+    parts = {run.label: run.of(CURVE, "loss").over_epochs() for run in found}
+    return lines(
+        stacked("network", parts, long_name="training loss", units=""),
+        key,
+        f"{title}: training loss",
+        f"Mean over the steps of each epoch; {OVER_SEEDS}",
+        x="epoch",
+        hue="network",
+        log_y=True,
+        references=found[0].marks(),
+    )
+
+
+def last_layer(chosen: Iterable[Variant]) -> Iterator[Plot]:
+    """The last linear layer over training."""
+    found = list(chosen)
+    words = {
+        **{name: f"{what} {where}" for name, (what, where) in HEAD_VARIABLES.items()},
+        "weight": "largest singular value of the weights of the last linear layer",
+        "ratio": "largest singular values of the last linear layer, gradient over weights",
+    }
+    for variable, text in words.items():
+        parts = {run.label: head(run, variable) for run in found}
+        values = stacked("network", parts, long_name=text, units="")
+        yield lines(
+            values.map(_by_moment),
+            variable.replace("_", "-"),
+            f"{text[0].upper()}{text[1:]}",
+            f"On one fixed batch in train mode, over steps (0 is drawn at 1/2); {OVER_SEEDS}",
+            x="step",
+            hue="network",
+            log_x=True,
+            log_y=True,
+        )
+
+
+def _by_moment(values: xr.DataArray) -> xr.DataArray:
+    """The start within a logarithmic axis."""
+    steps = np.maximum(values["step"].values.astype(float), 0.5)
+    return values.reset_coords(drop=True).assign_coords(step=steps)
