@@ -251,8 +251,8 @@ def fig8(runs: Runs) -> Items:
         trend(over_depth(before), "depth"),
         "rank correlation of the training loss with depth, mean over the epochs before the fall",
     )
-    for network, found in (("resnet", plain), ("last_bn", normal)):
-        yield curves(found.values(), f"loss-{network.replace('_', '-')}", NETWORKS[network][0])
+    yield curves(plain.values(), "loss-resnet", "ResNet")
+    yield curves(normal.values(), "loss-last-bn", "ResNetLastBN")
 
 
 @paper.recipe(
@@ -316,7 +316,7 @@ def table2(runs: Runs) -> Items:
 
 
 def _without(scale: Scale) -> tuple[int, ...]:
-    return DEPTHS["smoke"] if scale == "smoke" else WITHOUT
+    return WITHOUT if scale == "paper" else DEPTHS[scale]
 
 
 @paper.recipe(
@@ -333,7 +333,8 @@ def _without(scale: Scale) -> tuple[int, ...]:
 )
 def tableA2(runs: Runs) -> Items:  # noqa: N802
     """Networks without batch normalisation, with and without one before the last linear layer."""
-    for plain, normal in (("vgg", "vgg_last_bn"), ("resnet", "last_bn")):
+    pairs: tuple[tuple[Network, Network], ...] = (("vgg", "vgg_last_bn"), ("resnet", "last_bn"))
+    for plain, normal in pairs:
         a, b = depths(runs, plain), depths(runs, normal)
         yield claim(
             f"{plain}-better",
