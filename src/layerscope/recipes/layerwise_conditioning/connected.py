@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from layerscope.recipes.layerwise_conditioning.settings import (
     SIGNALS,
     WORDS,
     How,
+    beginning,
     networks,
     paper,
 )
@@ -224,7 +225,7 @@ def figA7(runs: Runs) -> Items:  # noqa: N802
 
 @paper.recipe(
     "Fig. A13",
-    networks("full"),
+    beginning,
     "Which neurons never switch?",
     "Shares of neurons that are active for no example, and for every example, by depth.",
 )
@@ -254,38 +255,59 @@ def figA13(runs: Runs) -> Items:  # noqa: N802
             share.map(lambda a: a.assign_attrs(long_name="share of neurons", units="")),
             f"neurons-{kind}",
             f"{label}: neurons that never switch",
-            f"Share of neurons active for no example of a fixed batch, or for each. {BEST}",
+            "Share of neurons active for no example of a fixed batch, or for each, in the first "
+            f"iterations; {OVER_SEEDS}",
             x="epoch",
         )
-    yield rate_table(runs, "full")
 
 
 def claims_of_conditioning(
     runs: Runs, place: str, starts: tuple[str, ...] = ("random", "he")
 ) -> Iterator[Statement]:
-    """Condition numbers of both factors are lower with BN in every hidden layer.
+    """Condition numbers of both factors are lower with BN in every hidden layer."""
+    for start in starts:
+        words = "at random" if start == "random" else "as He et al."
+        yield from better_conditioned(
+            lambda variable, start=start: hidden(best(runs, f"plain-{start}", CONDITION, variable)),
+            lambda variable, start=start: hidden(best(runs, f"bn-{start}", CONDITION, variable)),
+            start,
+            f"Initialised {words}",
+            f"hidden layer, over training. [{place}]",
+        )
+
+
+def better_conditioned(
+    plain: Callable[[str], Quantity],
+    normal: Callable[[str], Quantity],
+    id: str,
+    words: str,
+    where: str,
+) -> Iterator[Statement]:
+    """Condition numbers of both factors are lower with BN, whatever networks learn.
 
     Reciprocals are compared, since a condition number may be infinite.
+
+    Args:
+        plain: From a variable of `Conditioning` to its values without normalisation.
+        normal: The same with it.
+        id: Beginning of names of claims.
+        words: How networks are made.
+        where: In which layers, and place in the paper.
     """
-    for start in starts:
-        for factor, name in FACTORS.items():
-            for share in (50, 80):
-                variable = f"kappa_{share}_{factor}"
-                plain, normal = (
-                    hidden(best(runs, f"{kind}-{start}", CONDITION, variable)).map(_reciprocal)
-                    for kind in ("plain", "bn")
-                )
-                yield claim(
-                    f"{start}-{factor}-{share}",
-                    f"Initialised {'at random' if start == 'random' else 'as He et al.'}, "
-                    f"kappa_{share} of {name} is lower with batch normalisation in every hidden "
-                    f"layer, over training. [{place}]",
-                    in_each_layer(
-                        normal.mean("step") - plain.mean("step"),
-                        f"1 / kappa_{share} of {name}, BN less plain,",
-                    ),
-                    regardless=True,
-                )
+    for factor, name in FACTORS.items():
+        for share in (50, 80):
+            variable = f"kappa_{share}_{factor}"
+            better, worse = (found(variable).map(_reciprocal) for found in (normal, plain))
+            yield claim(
+                f"{id}-{factor}-{share}",
+                f"{words}, kappa_{share} of {name} is lower with batch normalisation in every "
+                f"{where}",
+                in_each_layer(
+                    better.mean("step") - worse.mean("step"),
+                    f"1 / kappa_{share} of {name}, BN less plain,",
+                ),
+                regardless=True,
+            )
 
 
 def _reciprocal(values: xr.DataArray) -> xr.DataArray:
@@ -309,21 +331,33 @@ def magnitudes(runs: Runs) -> Iterator[Plot]:
 def spectra(runs: Runs) -> Iterator[Plot]:
     """Largest eigenvalues and condition numbers over training, for every network."""
     for kind in _kinds(runs):
-        for factor, name in FACTORS.items():
-            for variable, words in (
-                ("largest", "largest eigenvalue"),
-                ("kappa_50", "kappa_50"),
-                ("kappa_80", "kappa_80"),
-            ):
-                yield lines(
-                    best(runs, kind, CONDITION, f"{variable}_{factor}").map(on_logarithmic_axes),
-                    f"{variable.replace('_', '-')}-{factor}-{kind}",
-                    f"{KINDS[kind][0]}: {words} of {name}",
-                    f"The {words} of {name} of every layer; infinite ones are not drawn; "
-                    f"{OVER_SEEDS} {BEST}",
-                    x="epoch",
-                    log_y=True,
-                )
+        yield from spectra_of(
+            lambda variable, kind=kind: best(runs, kind, CONDITION, variable),
+            kind,
+            KINDS[kind][0],
+            BEST,
+        )
+
+
+def spectra_of(
+    values: Callable[[str], Quantity], kind: str, label: str, more: str = ""
+) -> Iterator[Plot]:
+    """Largest eigenvalues and condition numbers of both factors of one network over training."""
+    for factor, name in FACTORS.items():
+        for variable, words in (
+            ("largest", "largest eigenvalue"),
+            ("kappa_50", "kappa_50"),
+            ("kappa_80", "kappa_80"),
+        ):
+            yield lines(
+                values(f"{variable}_{factor}").map(on_logarithmic_axes),
+                f"{variable.replace('_', '-')}-{factor}-{kind}",
+                f"{label}: {words} of {name}",
+                f"The {words} of {name} of every layer; infinite ones are not drawn; "
+                f"{OVER_SEEDS} {more}".strip(),
+                x="epoch",
+                log_y=True,
+            )
 
 
 def _kinds(runs: Runs) -> list[str]:

@@ -155,9 +155,15 @@ def reduced(runs: Runs) -> str:
     return f"Reduced: {width}{runs.trained_on_images()}."
 
 
-def imagenet(scale: Scale, depth: Literal[18, 50], **settings: Any) -> RunConfig:
+def imagenet(
+    scale: Scale,
+    depth: Literal[18, 50],
+    *,
+    rate: float = 0.1,
+    decay: float = 1e-4,
+    **settings: Any,
+) -> RunConfig:
     """A ResNet of version 1 on ImageNet, a subset of Tiny ImageNet, or digits."""
-    decay = settings.pop("decay", 1e-4)
     model = ResNet(
         depth,
         version=1,
@@ -174,7 +180,7 @@ def imagenet(scale: Scale, depth: Literal[18, 50], **settings: Any) -> RunConfig
         RunConfig(
             model=model,
             data=data,
-            optimizer=SGD(0.1, momentum=0.9, nesterov=True, weight_decay=decay),
+            optimizer=SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay),
             epochs=epochs,
             batch_size=256 if scale == "paper" else 128,
             augmentation="reflect_crop_flip" if scale == "paper" else "none",

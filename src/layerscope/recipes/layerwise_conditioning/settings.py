@@ -107,6 +107,20 @@ def networks(how: How, *kinds: str) -> Callable[[Scale], Plan]:
     return planned
 
 
+def beginning(scale: Scale) -> Plan:
+    """The four networks in the first iterations of full gradient descent, at one learning rate."""
+    rate, steps = 0.1, {"paper": 6, "small": 20, "smoke": 3}[scale]
+    variants = {
+        f"{kind}-{rate:g}": (
+            label,
+            replace(config(scale, "full", kind, rate), epochs=steps, checkpoints="epochs(1)"),
+        )
+        for kind, (label, _, _) in KINDS.items()
+    }
+    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
+    return Plan(variants, seeds, reduced, may_diverge=True, shows_errors=True)
+
+
 def reduced(runs: Runs) -> str:
     """What a scale changes of the paper's settings, for captions."""
     config = runs.first.config
