@@ -120,7 +120,7 @@ class ConditioningError(MomentProbe):
             fisher=self.fisher,
             places="patches",
             seed=self.seed,
-            batch=batch,
+            batches=[batch],
         )
         rows: list[Mapping[str, float]] = []
         for layer in layers:
