@@ -27,6 +27,7 @@ from layerscope.probes import (
 )
 from layerscope.probes.base import Moment
 from layerscope.recording.recorder import Recorder
+from layerscope.runs.store import Run
 from layerscope.schedule import every
 
 BATCH = classes(6, n=30)(0)
@@ -83,6 +84,26 @@ def test_a_normalisation_has_its_matrix_and_no_factors():
     assert float(found["largest"][at]) > 0
     assert math.isnan(float(found["largest_input"][at]))
     assert moment.missing == {}
+
+
+def test_normalisations_have_a_panel_of_their_own(tmp_path):
+    options = {"task": CNN.task, "batch": CNN.batch(0), "checkpoints": every(1)}
+    train(CNN, 1, path=tmp_path / "run", probes=[Conditioning()], measure=every(1), **options)
+    dataset = Run.open(tmp_path / "run").results("conditioning")
+    matrices, norms = ["0", "4", "9"], ["1", "5"]
+    for figure, name in zip(Conditioning().figures(dataset), ("largest", "kappa_50"), strict=True):
+        drawn = {}
+        for one in figure.series():
+            if np.isfinite(one.y).any():
+                drawn.setdefault(one.panel, []).append(one.label)
+        assert drawn["scales and shifts"] == norms
+        assert set(drawn["S_x ⊗ S_g"]) <= set(matrices)
+        product = figure.data.sel(matrix="S_x ⊗ S_g", layer="4").values
+        expected = dataset[name].sel(layer="4").values
+        np.testing.assert_array_equal(product, np.where(np.isfinite(expected), expected, np.nan))
+    without = dataset.sel(layer=matrices)
+    panels = [list(figure.data["matrix"].values) for figure in Conditioning().figures(without)]
+    assert panels == [["S_x", "S_g", "S_x ⊗ S_g"]] * 2
 
 
 def test_the_largest_eigenvalues_are_kept_where_asked_for():
@@ -288,10 +309,10 @@ def test_data_add_up_batch_by_batch_to_one_large_batch(kind, run):
     of_training = measure(on_training, run, training_data=parts, **given)
     assert list(on_test["layer"].values) == ["0", "1", "4", "5", "9"]
     for name in expected:
-        assert (expected[name].notnull().any() == True).all()  # noqa: E712
+        assert expected[name].notnull().any()
         for found in (on_test, of_training):
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-9)
-    assert "on the training data" in on_training.figures(of_training)[0].caption
+    assert "On the training data;" in on_training.figures(of_training)[0].caption
     with pytest.raises(LayerscopeError, match="needs data"):
         measure(Conditioning(on="test"), run, **given)
     with pytest.raises(LayerscopeError, match="test data have no batches"):

@@ -23,6 +23,8 @@ from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 On = Literal["batch", "test", "training"]
 MATRICES = {"_input": "S_x", "_gradient": "S_g", "": "S_x ⊗ S_g"}
 """The matrices that are looked at, by the ends of names of variables."""
+SCALES = "scales and shifts"
+"""What stands above the panel of normalisations, whose own matrix has no factors."""
 
 
 @dataclass(frozen=True)
@@ -218,33 +220,44 @@ class Conditioning(MomentProbe):
         with_labels = (
             "labels of the data" if self.fisher == "empirical" else f"{self.fisher} Fisher"
         )
+        has_scales = bool((dataset["kind"] == "scale").any())
+        note = " Scales and shifts are those of normalisations." if has_scales else ""
         data = "one fixed batch" if self.on == "batch" else f"the {self.on} data"
         how = f"{with_labels}, model in {self.mode} mode"
         found = [
             panels(
-                dataset,
-                {matrix: f"largest{end}" for end, matrix in MATRICES.items()},
+                *_apart(dataset, "largest"),
                 "largest eigenvalue",
                 f"{self.slug}-largest",
                 "Largest eigenvalue of each layer's curvature",
-                "Largest eigenvalue of the second moment of what enters a layer, of the gradients "
-                f"at what leaves it, and of their Kronecker product, on {data}; {how}.",
+                "Largest eigenvalue of S_x, the second moment of what enters a layer, of S_g, that "
+                f"of the gradients at what leaves it, and of their Kronecker product. On {data}; "
+                f"{how}.{note}",
             )
         ]
         if self.shares:
             first = _kappa(self.shares[0])
             found.append(
                 panels(
-                    dataset,
-                    {matrix: f"{first}{end}" for end, matrix in MATRICES.items()},
+                    *_apart(dataset, first),
                     "condition number",
                     f"{self.slug}-{first.replace('_', '-')}",
                     "Condition number of each layer's curvature",
                     f"The largest eigenvalue over the one at {self.shares[0]:.0%} of all, in "
-                    f"descending order; not drawn where that is 0. {how[0].upper()}{how[1:]}.",
+                    f"descending order; not drawn where that is 0. On {data}; {how}.",
                 )
             )
         return found
+
+
+def _apart(dataset: xr.Dataset, variable: str) -> tuple[xr.Dataset, dict[str, str]]:
+    """The dataset with scales apart from products, and a variable for every panel."""
+    scales = dataset["kind"] == "scale"
+    found = {matrix: f"{variable}{end}" for end, matrix in MATRICES.items()}
+    if not scales.any():
+        return dataset, found
+    own = {variable: dataset[variable].where(~scales), SCALES: dataset[variable].where(scales)}
+    return dataset.assign(own), found | {SCALES: SCALES}
 
 
 def _variable(long_name: str, units: str = "1") -> Variable:
