@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, messages, files."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from layerscope.cli import main
+from layerscope.cli import main, output
 from layerscope.cli.choices import given_paths, take_name
 from layerscope.cli.options import RunRecipe
 from layerscope.config import RunConfig, Start
@@ -56,6 +57,15 @@ def test_measuring_prints_a_row_per_layer(trained, capsys, probe):
     printed = capsys.readouterr().out
     assert "layer1" in printed
     assert "output" in printed
+
+
+def test_columns_that_do_not_fit_follow_below(trained, capsys, monkeypatch):
+    monkeypatch.setattr(output.out, "width", 60)
+    assert main(["measure", "conditioning", str(trained)]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:-2])) <= 60
+    assert printed.count("layer1") == math.ceil(21 / ((60 - len("layer1")) // output.COLUMN))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
 
 
 def test_settings_of_a_probe_are_options(trained):

@@ -46,7 +46,7 @@ def test_the_example_of_conditioning_runs(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "runs/conditioning/report.html").read_text("utf-8")
     assert "How well conditioned each layer is" in page
     commands = re.findall(r"^    layerscope (\w+)", CONDITIONING, re.MULTILINE)
-    assert commands == ["train", "measure", "report"]
+    assert commands == ["train", "measure", "measure", "report"]
     assert set(commands) <= set(COMMANDS)
 
 

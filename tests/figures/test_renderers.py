@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from layerscope.errors import LayerscopeError
 from layerscope.figures import palette
 from layerscope.figures import plotly as page
+from layerscope.figures import plotly_parts as parts
 from layerscope.figures.figure import Bars, Heatmap, Lines, Table
 from layerscope.figures.matplotlib import draw, save
 from layerscope.figures.plotly import spec
@@ -87,6 +88,22 @@ def test_rows_and_points_name_their_layers(make_curves):
     assert heat["meta"]["rows"] == ["layer0", "layer1", "layer2"]
     bars = page.spec(Bars(data.isel(step=0, drop=True), "k", "t"))["data"][0]
     assert bars["meta"]["points"] == ["layer0", "layer1", "layer2"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.02, 3.0), {"tickformat": "~g", "dtick": "D2"}),
+        ((0.002, 9e4), {"tickformat": "~g", "dtick": 2}),
+        ((2e-5, 4e-3), {"tickformat": ".0e", "dtick": "D2"}),
+        ((2e5, 4e6), {"tickformat": ".0e", "dtick": "D2"}),
+        ((2e-5, 4.0), {"exponentformat": "power", "tickfont": {"size": 10}, "dtick": 1}),
+        ((1.0, 4e5), {"exponentformat": "power", "tickfont": {"size": 10}, "dtick": 1}),
+    ],
+)
+def test_numbers_at_a_logarithmic_axis_are_short(ends, expected):
+    values = [np.array([*ends, 0.0, np.nan, np.inf])]
+    assert parts.log_axis(values) == {"type": "log"} | expected
 
 
 def test_names_are_escaped():

@@ -93,14 +93,61 @@ def test_too_many_features_are_refused_only_where_examples_are_too_many_too() ->
     torch.testing.assert_close(_moment(rows, most=9).eigenvalues(), _written_out(rows))
     with pytest.raises(LayerscopeError, match="20 features and 9 rows"):
         _moment(rows, chunk=4, most=8).eigenvalues()
+    with pytest.raises(LayerscopeError, match="20 features, more than 8"):
+        _moment(rows, most=8).matrix()
     assert math.isclose(_moment(rows, most=8).trace, float(_written_out(rows).sum()), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (6, 40), (40, 40), (7, 1)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_largest_eigenvalue_is_known_without_a_matrix(
+    n: int, d: int, groups: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    rows = (torch.randn(groups, n, d) @ torch.randn(d, d)).to(dtype)
+    expected = _written_out(rows)[:, 0]
+    for most in (4096, 5, 1):
+        torch.testing.assert_close(_moment(rows, most=most).largest(), expected)
+    assert _moment(rows, most=5).refused == (
+        f"has {d} features and {n} rows, both above 5" if min(n, d) > 5 else ""
+    )
+
+
+def test_rows_beyond_a_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(2, 30, 20)
+    monkeypatch.setattr(conditioning, "KEPT", 2 * 28 * 20)
+    few, many = _moment(rows[:, :28], most=8), _moment(rows, most=8)
+    assert (few.complete, many.complete) == (True, False)
+    torch.testing.assert_close(few.largest(), _written_out(rows[:, :28])[:, 0])
+    assert (few._held, many._held) == (28, 0)
+    with pytest.raises(LayerscopeError, match=r"30 rows, more than 1,120 numbers"):
+        many.largest()
+    assert math.isclose(many.trace, float(_written_out(rows).sum()), rel_tol=1e-6)
+
+
+def test_traces_need_no_rows() -> None:
+    assert _moment(torch.randn(1, 9, 20), most=0)._held == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rows_may_change_after_they_were_added(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(1, 4, 9, dtype=dtype)
+    expected, found = _written_out(rows), _moment(rows)
+    rows.zero_()
+    torch.testing.assert_close(found.eigenvalues(), expected, atol=1e-12, rtol=1e-9)
 
 
 def test_values_that_are_not_finite_and_no_examples_are_errors() -> None:
     with pytest.raises(DivergedError, match="not finite"):
         _moment(torch.full((1, 3, 2), math.nan)).eigenvalues()
-    with pytest.raises(LayerscopeError, match="no examples"):
-        _moment(torch.zeros(1, 0, 2)).eigenvalues()
+    with pytest.raises(DivergedError, match="not finite"):
+        _moment(torch.full((1, 3, 2), math.inf), most=1).largest()
+    for asked in (SecondMoment.eigenvalues, SecondMoment.largest):
+        with pytest.raises(LayerscopeError, match="no examples"):
+            asked(_moment(torch.zeros(1, 0, 2)))
 
 
 def test_condition_numbers_of_a_known_spectrum() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import weakref
 from typing import Any
 
@@ -82,7 +83,9 @@ CONVOLUTIONS = [
     nn.Conv2d(4, 8, (3, 2), padding=(2, 0), dilation=(2, 1), groups=4),
     nn.Conv2d(4, 6, 3, padding="same", padding_mode="zeros"),
     nn.Conv1d(4, 6, 3, stride=2, groups=2),
+    nn.Conv1d(4, 4, 2, padding=2, dilation=3, groups=4),
     nn.Conv3d(4, 2, 2, padding=1),
+    nn.Conv3d(4, 6, 2, stride=(2, 1, 2), dilation=(1, 2, 1), groups=2),
     nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
 ]
 
@@ -295,6 +298,77 @@ def test_gradients_do_not_depend_on_how_many_examples_there_are() -> None:
     once, twice = factors(model, (x, y)), factors(model, (torch.cat([x, x]), torch.cat([y, y])))
     for name, one in once.items():
         torch.testing.assert_close(one.gradient.eigenvalues(), twice[name].gradient.eigenvalues())
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_gradients_are_n_times_those_of_the_mean_loss(n: int) -> None:
+    """So S_g has N squared times what hooks on a plain backward pass see."""
+    model, batch = linear(), classes(4, n=n)(0)
+    backward = Task(CLASSIFY.forward, CLASSIFY.loss, lambda *given: CLASSIFY.loss(*given)[None])
+    found = factors(model, batch)
+    for name, ((_, g),) in seen(model, batch, backward, ["0", "2", "4"]).items():
+        same(found[name].gradient, [n**2 * mean_outer(g)])
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_regression_has_the_factors_of_a_mean_of_squares(outputs: int) -> None:
+    """Loss |f - y|^2 / D: gradients 2 (f - y) / D, and a Fisher matrix of 2 / D, not 1."""
+    torch.manual_seed(0)
+    model, task = nn.Sequential(nn.Linear(3, outputs)), Task.regression()
+    x, y = torch.randn(9, 3), torch.randn(9, outputs)
+    residuals = (model(x) - y).detach()
+    same(factors(model, (x, y), task)["0"].gradient, [mean_outer(2 / outputs * residuals)])
+    exact = factors(model, (x, y), task, fisher="exact")["0"].gradient
+    same(exact, [2 / outputs * torch.eye(outputs, dtype=torch.float64)])
+
+
+def test_drawn_labels_converge_to_all_like_the_root_of_their_number() -> None:
+    """The root mean square error of S_g over seeds: four times the draws halve it."""
+    model, (x, y) = linear(), classes(4, n=5)(0)
+    exact = {k: f.gradient.matrix()[0] for k, f in factors(model, (x, y), fisher="exact").items()}
+    errors = []
+    for draws in (20, 80, 320):
+        many, squares = (x.repeat(draws, 1), y.repeat(draws)), []
+        for seed in range(20):
+            drawn = factors(model, many, fisher="mc", seed=seed)
+            squares += [
+                float((drawn[k].gradient.matrix()[0] - m).square().sum() / m.square().sum())
+                for k, m in exact.items()
+            ]
+        errors.append((sum(squares) / len(squares)) ** 0.5)
+    assert errors[-1] < 0.1
+    for more, fewer in itertools.pairwise(errors):
+        assert more / fewer == pytest.approx(2, rel=0.25)
+
+
+class Added(nn.Module):
+    """Adds to its input what it makes of it: in place, or to a copy."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 50), nn.Linear(50, 50), nn.Linear(50, 3)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = torch.tanh(self.inner(x))
+        return self.last(x.add_(y) if self.in_place else x + y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_entered_may_change_in_place_afterwards(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = Added(True).to(dtype), classes(4, n=9)(0)
+    copying = Added(False).to(dtype)
+    copying.load_state_dict(model.state_dict())
+    batch = (x.to(dtype), y)
+    expected = factors(copying, batch)
+    for name, one in factors(model, batch).items():
+        torch.testing.assert_close(one.input.eigenvalues(), expected[name].input.eigenvalues())
+        assert one.gradient is not None
+        torch.testing.assert_close(
+            one.gradient.eigenvalues(), expected[name].gradient.eigenvalues()
+        )
 
 
 def test_batches_add_up_to_the_whole() -> None:

@@ -91,6 +91,15 @@ def test_a_shared_parameter_has_no_block_of_its_own():
     assert math.isfinite(float(found["overlap"][rows.names.index("hidden")]))
 
 
+def test_a_scale_has_no_block_and_is_not_missed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    rows, found, moment = measured(ConditioningError(), model, classes(4, n=9)(0))
+    assert [layer.kind for layer in rows] == ["linear", "scale", "linear"]
+    assert found["largest_ratio"].isnan().tolist() == [False, True, False]
+    assert moment.missing == {}
+
+
 def test_samples_are_at_least_one():
     with pytest.raises(LayerscopeError, match="samples 0"):
         ConditioningError(samples=0)

@@ -64,3 +64,33 @@ def patches(images: Tensor, conv: nn.Conv2d, group: int) -> Tensor:
     own = images[:, group * size : (group + 1) * size]
     unfolded = F.unfold(own, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # type: ignore[arg-type]
     return torch.cat(list(unfolded.transpose(1, 2)))
+
+
+def by_position(
+    model: nn.Module, examples: list[Any], loss: Any, modules: list[nn.Module]
+) -> tuple[Tensor, Tensor]:
+    """What enters modules and the gradient at what leaves them: a row for each position.
+
+    One example after the other has its own pass forward and back. An index that enters an embedding
+    is a row of the unit matrix.
+    """
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+    for example in examples:
+        calls: list[tuple[Tensor, Tensor]] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor, calls: Any = calls) -> None:
+            output.retain_grad()
+            calls.append((inputs[0].detach(), output))
+
+        handles = [module.register_forward_hook(keep) for module in modules]
+        loss(model, example).backward()
+        for x, y in calls:
+            for position in range(y.shape[1]):
+                one = x[0, position]
+                entered.append(one if one.ndim else torch.eye(len(modules[0].weight))[one].to(y))  # type: ignore[arg-type]
+                left.append(y.grad[0, position])  # type: ignore[index]
+        for handle in handles:
+            handle.remove()
+        model.zero_grad()
+    return torch.stack(entered), torch.stack(left)

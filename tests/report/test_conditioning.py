@@ -26,7 +26,7 @@ from layerscope.report.factors import factor
 from layerscope.report.linearity import REVIVE, linearity_findings
 from layerscope.report.publish import write_report
 from layerscope.report.run_page import run_page
-from layerscope.report.signals import SPAN
+from layerscope.report.signals import KEPT, SPAN
 from layerscope.runs.store import Run
 from layerscope.schedule import every
 
@@ -71,7 +71,7 @@ def signals(values=(1, 1, 1), gradient=(1, 1, 1), **options):
 
 
 def test_thresholds_are_those_of_the_sentences_below():
-    assert (SPAN, STEEP, MANY, NEAR) == (1e3, 100, 0.5, 2)
+    assert (SPAN, KEPT, STEEP, MANY, NEAR) == (1e3, 10, 100, 0.5, 2)
 
 
 def test_nothing_is_said_of_what_was_not_measured():
@@ -132,10 +132,13 @@ def test_signals_that_keep_their_size_are_good():
         "all 3 matrices."
     )
     assert found.tone == "good"
-    (between,) = findings("signal_magnitude", signals([1, 1e-4, 0.5]))
-    assert between.tone == "plain"
-    assert "differ less than 1,000-fold between the first and the last of 3" in between.text
-    assert between.text.endswith("but up to 10,000-fold between any two.")
+    for least, told in ((1e-4, "10,000"), (0.1, "10")):
+        (between,) = findings("signal_magnitude", signals([1, least, 0.5]))
+        assert between.tone == "plain"
+        assert between.text.endswith(
+            f"differ up to {told}-fold between any two of 3 matrices, and less than 1,000-fold "
+            "between the first and the last."
+        )
 
 
 def test_signals_are_judged_in_every_run():
@@ -327,8 +330,8 @@ def test_how_far_the_product_can_be_trusted():
     assert found.text == (
         "At epoch 2 the largest eigenvalue of the Kronecker product is within a factor of 2 of "
         "that of the exact block for 2 of 3 layers; the smallest overlap of both is 0.70 (c). At "
-        "worst they are a factor of 10 apart (c): smaller differences between layers in how steep "
-        "they are say little."
+        "worst they are a factor of 10 apart (c): differences between layers in how steep they "
+        "are say little where they are smaller than that."
     )
     assert found.tone == "plain"
     without = over_matrices(largest_ratio=[0.0, 1.0], overlap=[NAN, NAN])
@@ -391,7 +394,7 @@ def test_what_a_small_network_measures_is_on_its_page(tmp_path, seeds):
     runs = [Run.open(tmp_path / str(seed)) for seed in range(seeds)]
     texts = [finding.text for finding in run_page(runs).findings]
     for words in (
-        "signals and gradients keep their size within a factor of",
+        "signals and gradients differ up to",
         "The largest curvature at step 3 is that of output",
         "weights dominate the gradients of 3 of 3 layers (layer1, layer2 and output)",
         "At step 3 the largest eigenvalue of the Kronecker product is within a factor of 2",

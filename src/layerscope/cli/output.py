@@ -12,6 +12,10 @@ from typing import Any
 from rich.console import Console
 
 out = Console()
+HEADER = 12
+"""Letters in a line of a header."""
+COLUMN = HEADER + 2
+"""Letters across a column."""
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def print_cells(table: Any) -> None:
     shown.add_column(table.rows)
     for column in table.resolved():
         unit = f" ({column.unit})" if column.unit not in (None, "", "1") else ""
-        header = "\n".join(textwrap.wrap(column.header + unit, 12))
+        header = "\n".join(textwrap.wrap(column.header + unit, HEADER))
         shown.add_column(header, justify="right", no_wrap=True)
     for name, cells in zip(table.row_names(), table.cells(), strict=True):
         texts = [f"{c.text} [dim]{c.margin}[/]" if c.margin else c.text for c in cells]
@@ -71,6 +75,8 @@ def print_cells(table: Any) -> None:
 def print_measurement(dataset: Any) -> None:
     """Every variable over layers, at the last step where it has steps.
 
+    Columns that do not fit beside one another stand in further tables.
+
     Of variables with one more dimension (intervals, checkpoints) the first follows in a table of
     its own, a column for each value.
     """
@@ -79,8 +85,13 @@ def print_measurement(dataset: Any) -> None:
     last = dataset.isel(step=-1, drop=True) if "step" in dataset.dims else dataset
     flat = {name: values for name, values in last.items() if values.dims == ("layer",)}
     if flat:
-        columns = tuple(Column(name) for name in flat)
-        print_cells(Table(last[list(flat)], key="measurement", title="", columns=columns))
+        room = out.width - max(map(len, map(str, last["layer"].values)))
+        names, most = list(flat), max(1, room // COLUMN)
+        for start in range(0, len(names), most):
+            some = names[start : start + most]
+            columns = tuple(Column(name) for name in some)
+            out.print("\n" * (start > 0), end="")
+            print_cells(Table(last[some], key="measurement", title="", columns=columns))
     for values in last.data_vars.values():
         others = [dim for dim in values.dims if dim != "layer"]
         if "layer" in values.dims and len(others) == 1:

@@ -67,13 +67,19 @@ def room_below(x: np.ndarray) -> int:
 
 
 def log_axis(values: Iterable[np.ndarray]) -> dict[str, Any]:
-    """A logarithmic axis: 1, 2, 5, 10 over few decades, else the decades; 1e-4 below 0.001."""
+    """A logarithmic axis: 1, 2, 5, 10 over few decades, else the decades.
+
+    Powers of ten stand where numbers would be too long: below 0.001 and from 100,000 on.
+    """
     joined = np.concatenate(list(values))
     joined = joined[np.isfinite(joined) & (joined > 0)]
     decades = float(np.log10(joined.max() / joined.min())) if joined.size else 1.0
     tick = "D2" if decades <= 2.5 else int(np.ceil(decades / 6))
-    small = joined.size and joined.min() < 1e-3
-    return {"type": "log", "tickformat": ".0e" if small else "~g", "dtick": tick}
+    long = joined.size and (joined.min() < 1e-3 or joined.max() >= 1e5)
+    if long and tick != "D2":
+        font = {"size": 10}  # which plotly enlarges for powers
+        return {"type": "log", "exponentformat": "power", "tickfont": font, "dtick": tick}
+    return {"type": "log", "tickformat": ".0e" if long else "~g", "dtick": tick}
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,9 +29,15 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.functional import krylov
 
 WRITTEN_OUT = 2**18
 """Products of eigenvalues up to which they are sorted; of more the one asked for is searched."""
+
+KEPT = 2**27
+"""Numbers in the rows of a matrix too large to be made that are kept: 512 MB of float32."""
+TOLERANCE = 1e-6
+"""Residual of an eigenvalue that is found by products, relative to it."""
 
 Spectrum = Float64[Tensor, "groups features"]
 """Eigenvalues of the blocks of a matrix, descending in every block, none negative."""
@@ -45,9 +52,14 @@ class SecondMoment:
     the smaller one and has the same eigenvalues but for zeros. Memory grows with the square of the
     number of features, not with examples.
 
+    Where features and rows are both more than the side of the largest matrix, `eigenvalues`
+    refuses, and `largest` is found by products with the rows, as long as these are at most `KEPT`
+    numbers. Of more rows only the trace is known: what bounded memory can
+    hold of them exactly is the matrix itself, and without it every product would take another pass
+    over the data.
+
     Args:
-        most: Side of the largest matrix that is made; `eigenvalues` refuses where both the
-            features and the rows are more.
+        most: Side of the largest matrix that is made; 0 for the trace only.
     """
 
     def __init__(self, most: int = 4096) -> None:
@@ -60,7 +72,7 @@ class SecondMoment:
         self._kept: list[Tensor] = []
         self._sum: Tensor | None = None
         self._diagonal: Tensor | None = None
-        self._large = False
+        self._dropped = False
 
     def expect(self, groups: int, examples: int, features: int) -> None:
         """Count examples whose rows may follow; they are zero otherwise."""
@@ -78,20 +90,33 @@ class SecondMoment:
         groups, n, features = rows.shape
         self.expect(groups, n if examples is None else examples, features)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
-        rows = rows.detach().double()
-        self._squares = self._squares + rows.square().sum()  # no transfer for each
-        held = sum(kept.shape[1] for kept in self._kept)
-        if self._large or (self._sum is None and held + n <= min(self.features, self.most)):
-            self._kept += [] if self._large else [rows]
+        rows = rows.detach()
+        self._squares = self._squares + rows.double().square().sum()  # no transfer for each
+        if self._keeps(self._held + n):
+            self._kept.append(rows.clone())  # of views of what may change in place
             return
         if self.features > self.most:
-            self._large, self._kept = True, []
+            self._dropped, self._kept = True, []
             return
         if self._sum is None:
-            self._sum = rows.new_zeros(len(rows), self.features, self.features)
+            self._sum = torch.zeros(
+                groups, features, features, dtype=torch.float64, device=rows.device
+            )
         for part in (*self._kept, rows):
-            self._sum.baddbmm_(part.mT, part)
+            self._sum.baddbmm_(part.mT.double(), part.double())
         self._kept = []
+
+    @property
+    def _held(self) -> int:
+        return sum(kept.shape[1] for kept in self._kept)
+
+    def _keeps(self, rows: int) -> bool:
+        """Whether so many rows of every group are kept as they are."""
+        if self._dropped or self._sum is not None:
+            return False
+        large = 0 < self.most < self.features
+        few = large and self.groups * rows * self.features <= KEPT
+        return few or rows <= min(self.features, self.most)
 
     def add_indices(self, indices: Int64[Tensor, " rows"], features: int) -> None:
         """Add rows that are unit vectors, as those that choose a row of an embedding.
@@ -110,13 +135,27 @@ class SecondMoment:
         """Mean squared length of the rows, over all groups; 0 without examples."""
         return float(self._squares) / self.examples if self.examples else 0.0
 
+    @property
+    def refused(self) -> str:
+        """Why there are no `eigenvalues`; empty where there are."""
+        if not self.examples:
+            return "there are no examples"
+        if self._dropped or min(self.features, self._held) > self.most:
+            return f"{self._size}, both above {self.most}"
+        return ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether `largest` is known."""
+        return self.examples > 0 and not self._dropped
+
     def matrix(self) -> Float64[Tensor, "groups features features"]:
         """The mean itself, written out.
 
         Raises:
             LayerscopeError: There are more features than the largest matrix may have.
         """
-        if self._large or self.features > self.most:
+        if self.features > self.most:
             raise LayerscopeError(
                 f"has {self.features} features, more than {self.most}.", "Raise most_features."
             )
@@ -126,7 +165,7 @@ class SecondMoment:
         if self._sum is not None:
             found = self._sum
         elif self._kept:
-            rows = torch.cat(self._kept, 1)
+            rows = torch.cat(self._kept, 1).double()
             found = rows.mT @ rows
         return found / max(self.examples, 1)
 
@@ -137,16 +176,10 @@ class SecondMoment:
             DivergedError: A row was not finite.
             LayerscopeError: There are no rows, or too many features and rows.
         """
-        if not math.isfinite(float(self._squares)):
-            raise DivergedError(
-                "values are not finite.", "The model has diverged: measure an earlier checkpoint."
-            )
-        if not self.examples:
-            raise LayerscopeError("there are no examples.", "Give a batch with some.")
-        if self._large:
+        self.check_finite()
+        if self.refused:
             raise LayerscopeError(
-                f"has {self.features} features and {self.examples} rows, both above {self.most}.",
-                "Raise most_features, or give fewer examples.",
+                f"{self.refused}.", "Raise most_features, or give other examples, or fewer."
             )
         if self._diagonal is not None:
             values = self._diagonal.sort(descending=True).values[None]
@@ -154,12 +187,57 @@ class SecondMoment:
             values = _eigenvalues(self._sum)
         else:
             none = torch.zeros(self.groups, 0, self.features, dtype=torch.float64)
-            rows = (
-                torch.cat([none.to(self._kept[0].device), *self._kept], 1) if self._kept else none
-            )
+            rows = torch.cat(self._kept, 1).double() if self._kept else none
             found = _eigenvalues(rows @ rows.mT)
             values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
         return _without_rounding(values.cpu() / self.examples, self.epsilon)
+
+    def largest(self) -> Float64[Tensor, " groups"]:
+        r"""The largest eigenvalue of every group, also where there are too many for `eigenvalues`.
+
+        There it is found by products :math:`X^T X v / N` with the rows X, to a residual of
+        `TOLERANCE` (`layerscope.functional.krylov.largest`).
+
+        Raises:
+            DivergedError: A row was not finite.
+            LayerscopeError: There are no rows, or too many to be kept; or no convergence.
+        """
+        if self._dropped:
+            raise LayerscopeError(
+                f"{self._size}, more than {KEPT:,} numbers.", "Give fewer examples."
+            )
+        if not self.examples or not self.refused:
+            return self.eigenvalues()[:, 0]
+        self.check_finite()
+        start = krylov.random_direction(self.features).to(self._kept[0].device)
+        found = [
+            krylov.largest(partial(self._times, group), start, TOLERANCE, "a second moment")
+            for group in range(self.groups)
+        ]
+        return torch.tensor(found, dtype=torch.float64)
+
+    @property
+    def _size(self) -> str:
+        return f"has {self.features} features and {self.examples} rows"
+
+    def _times(self, group: int, vector: Tensor) -> Tensor:
+        """The product of a group's matrix with a vector."""
+        found = torch.zeros_like(vector)
+        for part in self._kept:
+            rows = part[group].double()
+            found += (rows @ vector) @ rows
+        return found / self.examples
+
+    def check_finite(self) -> None:
+        """Refuse rows that were not finite.
+
+        Raises:
+            DivergedError: One was not.
+        """
+        if not math.isfinite(float(self._squares)):
+            raise DivergedError(
+                "values are not finite.", "The model has diverged: measure an earlier checkpoint."
+            )
 
 
 def _eigenvalues(matrices: Tensor) -> Tensor:

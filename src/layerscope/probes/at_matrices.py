@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -29,16 +29,21 @@ Mode = Literal["eval", "train"]
 MODES: tuple[Mode, ...] = ("eval", "train")
 
 
-def matrix_rows(moment: Moment, layers: LayerMap) -> LayerMap:
+def matrix_rows(moment: Moment, layers: LayerMap, batch: Any = None) -> LayerMap:
     """The matrices of a moment's model as rows, each in the group of its layer.
 
     A matrix of a selected layer that takes part in no product has a row too.
+
+    Args:
+        moment: Has model, task and batch.
+        layers: The selected layers.
+        batch: Another batch in place of the fixed one.
 
     Raises:
         LayerscopeError: The layers have none.
     """
     model = unwrap(moment.model)
-    uses, _ = find_uses(model, moment.batch, moment.task)
+    uses, _ = find_uses(model, moment.batch if batch is None else batch, moment.task)
     layer_of = {name: layer for layer in layers for name in layer.parameters}
     own = every_tensor(model)
     found: list[Layer] = []
@@ -76,9 +81,9 @@ def measured_at(
     fisher: Fisher = "empirical",
     places: Places = "channels",
     seed: int = 0,
-    batch: Any = None,
+    batches: Iterable[Any] | None = None,
 ) -> dict[str, Factors]:
-    """Second moments at the matrices of a moment's model on its fixed batch.
+    """Second moments at the matrices of a moment's model, on its fixed batch or on others.
 
     Args:
         moment: Has model, task and batch; why a matrix has none goes to its ``missing``.
@@ -88,7 +93,7 @@ def measured_at(
         fisher: Whose labels.
         places: What enters a convolution.
         seed: Of labels that are drawn.
-        batch: Another batch in place of the fixed one.
+        batches: What runs in place of the fixed batch.
 
     Raises:
         LayerscopeError: None has any.
@@ -96,7 +101,7 @@ def measured_at(
     elsewhere: dict[str, str] = {}
     found = collect(
         moment.model,
-        [moment.batch if batch is None else batch],
+        [moment.batch] if batches is None else batches,
         moment.task,
         fisher,
         among=set(layers.parameter_names),

@@ -23,6 +23,7 @@ import xarray as xr
 from torch import Tensor
 
 from layerscope.catalogue import LAST, snake
+from layerscope.config.base import LATER
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.networks.layers import LayerMap
@@ -72,6 +73,11 @@ class Probe(ABC):
     def settings(self) -> dict[str, Any]:
         """Every setting by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """Defaults of the settings that earlier versions did not have."""
+        return {f.name: _default(f) for f in dataclasses.fields(self) if f.metadata.get(LATER)}  # type: ignore
 
     @property
     def key(self) -> str:

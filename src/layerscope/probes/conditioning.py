@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from layerscope.errors import DivergedError, LayerscopeError, check_choice
+from layerscope.config.base import LATER
+from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure
 from layerscope.functional.conditioning import Condition, condition, kronecker_condition
 from layerscope.networks.factors import Factors, Places
@@ -19,8 +20,11 @@ from layerscope.networks.likelihood import Fisher, check_fisher
 from layerscope.probes.at_matrices import MODES, Mode, matrix_rows, measured_at, panels
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 
+On = Literal["batch", "test", "training"]
 MATRICES = {"_input": "S_x", "_gradient": "S_g", "": "S_x ⊗ S_g"}
 """The matrices that are looked at, by the ends of names of variables."""
+SCALES = "scales and shifts"
+"""What stands above the panel of normalisations, whose own matrix has no factors."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,13 @@ class Conditioning(MomentProbe):
         places: What enters a convolution: its ``"channels"`` at every place, as in the paper, or
             the ``"patches"`` that the filter sees.
         most_features: Largest side of a matrix that is made. Where features and examples are more,
-            only the trace is measured.
+            condition numbers are refused, and the largest eigenvalue is found by products with the
+            examples as long as these are few enough (`SecondMoment`).
         spectrum: How many of the largest eigenvalues of both factors are kept too.
         seed: Of labels that are drawn.
+        on: The fixed ``"batch"``; or, for runs that are finished, all of the ``"test"`` or
+            ``"training"`` data, as they are without augmentation. Moments are added up batch by
+            batch, so that memory does not grow with the data.
         layers: Patterns of the layers whose matrices are measured; all by default. The others cost
             no more than the passes through the model.
     """
@@ -74,9 +82,10 @@ class Conditioning(MomentProbe):
     most_features: int = 4096
     spectrum: int = 0
     seed: int = 0
-    layers: tuple[str, ...] = ()
+    on: On = field(default="batch", metadata={LATER: True})
+    layers: tuple[str, ...] = field(default=(), metadata={LATER: True})
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"task", "model"})
     source: ClassVar[str] = "Layer-wise conditioning analysis, Section 3"
     summary: ClassVar[str] = "largest eigenvalue and condition numbers of each layer's curvature"
     heading: ClassVar[str] = "How well conditioned each layer is"
@@ -86,6 +95,7 @@ class Conditioning(MomentProbe):
         check_fisher(self.fisher)
         check_choice("mode of Conditioning", self.mode, MODES)
         check_choice("places", self.places, ("channels", "patches"))
+        check_choice("on of Conditioning", self.on, get_args(On))
         if not all(0 < p <= 1 for p in self.shares):
             raise LayerscopeError(
                 f"Conditioning has shares {self.shares}.", "Shares are above 0 and at most 1."
@@ -95,6 +105,12 @@ class Conditioning(MomentProbe):
                 f"Conditioning has most_features {self.most_features}, spectrum {self.spectrum}.",
                 "most_features is at least 1, spectrum at least 0.",
             )
+
+    @property
+    def needed(self) -> frozenset[Need]:
+        """Model, task, and what it runs on."""
+        own: Mapping[On, Need] = {"batch": "batch", "test": "data", "training": "training_data"}
+        return frozenset({*self.needs, own[self.on]})
 
     @property
     def variables(self) -> Mapping[str, Variable]:
@@ -120,7 +136,7 @@ class Conditioning(MomentProbe):
 
     def rows(self, layers: LayerMap, moment: Moment) -> LayerMap:
         """The matrices of the layers."""
-        return matrix_rows(moment, layers)
+        return matrix_rows(moment, layers, self._first(moment))
 
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Spectra of every matrix at this moment."""
@@ -132,16 +148,14 @@ class Conditioning(MomentProbe):
             places=self.places,
             most=self.most_features,
             seed=self.seed,
+            batches=self._batches(moment),
         )
         rows: list[Mapping[str, Tensor]] = []
         for name in layers.names:
-            try:
-                rows.append(self._numbers(found[name]) if name in found else {})
-            except LayerscopeError as error:
-                if isinstance(error, DivergedError):
-                    raise
-                moment.missing[name] = error.message.rstrip(".")
-                rows.append({"trace_input": torch.tensor(found[name].input.trace)})
+            numbers, reason = self._numbers(found[name]) if name in found else ({}, "")
+            if reason:
+                moment.missing[name] = reason
+            rows.append(numbers)
         return {
             name: torch.stack([row.get(name, self._none(name)) for row in rows])
             for name in self.variables
@@ -151,20 +165,47 @@ class Conditioning(MomentProbe):
         shape = (self.spectrum,) if name.startswith("spectrum") else ()
         return torch.full(shape, torch.nan, dtype=torch.float64)
 
-    def _numbers(self, factors: Factors) -> dict[str, Tensor]:
-        """What is known of one matrix, by names of variables."""
-        left = factors.input.eigenvalues()
-        if factors.gradient is None:
-            return self._named("", condition(left, self.shares))
-        right = factors.gradient.eigenvalues()
-        found = self._named("", kronecker_condition(left, right, self.shares))
-        for end, values in (("_input", left), ("_gradient", right)):
-            found |= self._named(end, condition(values, self.shares))
-            if self.spectrum:
-                top = values.flatten().sort(descending=True).values[: self.spectrum]
-                kept = self._none(f"spectrum{end}")
-                kept[: len(top)] = top
-                found[f"spectrum{end}"] = kept
+    def _batches(self, moment: Moment) -> Iterable[Any]:
+        if self.on == "batch":
+            return [moment.batch]
+        return moment.data if self.on == "test" else moment.training_data
+
+    def _first(self, moment: Moment) -> Any:
+        for batch in self._batches(moment):
+            return batch
+        raise LayerscopeError(f"the {self.on} data have no batches.", "Give some.")
+
+    def _numbers(self, factors: Factors) -> tuple[dict[str, Tensor], str]:
+        """What is known of one matrix, by names of variables; and why not all is."""
+        sides = {"": factors.input}
+        if factors.gradient is not None:
+            sides = {"_input": factors.input, "_gradient": factors.gradient}
+        found, spectra, largest = dict[str, Tensor](), list[Tensor](), list[Tensor]()
+        for end, one in sides.items():
+            one.check_finite()
+            if not one.refused:
+                spectra.append(one.eigenvalues())
+                largest.append(spectra[-1][:, 0])
+                found |= self._of_spectrum(end, spectra[-1])
+                continue
+            found[f"trace{end}"] = _number(one.trace)
+            if one.complete:
+                largest.append(one.largest())
+                found[f"largest{end}"] = largest[-1].amax()
+        if len(spectra) == 2:
+            found |= self._named("", kronecker_condition(spectra[0], spectra[1], self.shares))
+        elif len(largest) == 2:
+            found["largest"] = (largest[0] * largest[1]).amax()
+        return found, next((one.refused for one in sides.values() if one.refused), "")
+
+    def _of_spectrum(self, end: str, values: Tensor) -> dict[str, Tensor]:
+        """What is known of one factor."""
+        found = self._named(end, condition(values, self.shares))
+        if self.spectrum and end:
+            top = values.flatten().sort(descending=True).values[: self.spectrum]
+            kept = self._none(f"spectrum{end}")
+            kept[: len(top)] = top
+            found[f"spectrum{end}"] = kept
         return found
 
     def _named(self, end: str, found: Condition) -> dict[str, Tensor]:
@@ -175,43 +216,59 @@ class Conditioning(MomentProbe):
             "kappa": found.nonzero,
             **dict(zip(map(_kappa, self.shares), found.shares, strict=True)),
         }
-        return {k + end: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
+        return {k + end: _number(v) for k, v in numbers.items()}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Largest eigenvalues over time, and a condition number."""
         with_labels = (
             "labels of the data" if self.fisher == "empirical" else f"{self.fisher} Fisher"
         )
+        has_scales = bool((dataset["kind"] == "scale").any())
+        note = " Scales and shifts are those of normalisations." if has_scales else ""
+        data = "one fixed batch" if self.on == "batch" else f"the {self.on} data"
         how = f"{with_labels}, model in {self.mode} mode"
         found = [
             panels(
-                dataset,
-                {matrix: f"largest{end}" for end, matrix in MATRICES.items()},
+                *_apart(dataset, "largest"),
                 "largest eigenvalue",
                 f"{self.slug}-largest",
                 "Largest eigenvalue of each layer's curvature",
-                "Largest eigenvalue of the second moment of what enters a layer, of the gradients "
-                f"at what leaves it, and of their Kronecker product, on one fixed batch; {how}.",
+                "Largest eigenvalue of S_x, the second moment of what enters a layer, of S_g, that "
+                f"of the gradients at what leaves it, and of their Kronecker product. On {data}; "
+                f"{how}.{note}",
             )
         ]
         if self.shares:
             first = _kappa(self.shares[0])
             found.append(
                 panels(
-                    dataset,
-                    {matrix: f"{first}{end}" for end, matrix in MATRICES.items()},
+                    *_apart(dataset, first),
                     "condition number",
                     f"{self.slug}-{first.replace('_', '-')}",
                     "Condition number of each layer's curvature",
                     f"The largest eigenvalue over the one at {self.shares[0]:.0%} of all, in "
-                    f"descending order; not drawn where that is 0. {how[0].upper()}{how[1:]}.",
+                    f"descending order; not drawn where that is 0. On {data}; {how}.",
                 )
             )
         return found
 
 
+def _apart(dataset: xr.Dataset, variable: str) -> tuple[xr.Dataset, dict[str, str]]:
+    """The dataset with scales apart from products, and a variable for every panel."""
+    scales = dataset["kind"] == "scale"
+    found = {matrix: f"{variable}{end}" for end, matrix in MATRICES.items()}
+    if not scales.any():
+        return dataset, found
+    own = {variable: dataset[variable].where(~scales), SCALES: dataset[variable].where(scales)}
+    return dataset.assign(own), found | {SCALES: SCALES}
+
+
 def _variable(long_name: str, units: str = "1") -> Variable:
     return Variable(long_name, units, partial=True)
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _kappa(share: float) -> str:

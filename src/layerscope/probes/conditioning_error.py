@@ -55,7 +55,7 @@ class ConditioningError(MomentProbe):
     All but the largest eigenvalue need every gradient of a layer at once; for a layer that is too
     large for that, the largest one is found by products with vectors, and the others are missing.
     A matrix that is a part of a parameter, or shares it with another role, has no block of its own
-    and no value.
+    and no value; nor have scales and shifts, whose matrix in `Conditioning` is exact.
 
     Source: beyond Huang, Qin, Liu, Zhu and Shao, "Layer-wise Conditioning Analysis in Exploring the
     Learning Dynamics of DNNs", whose Section 3 argues that such spectra are alike.
@@ -120,14 +120,16 @@ class ConditioningError(MomentProbe):
             fisher=self.fisher,
             places="patches",
             seed=self.seed,
-            batch=batch,
+            batches=[batch],
         )
         rows: list[Mapping[str, float]] = []
         for layer in layers:
             factors = found.get(layer.name)
-            reason = "" if factors is None else _without_block(layer, factors, found)
-            if factors is None or reason:
-                moment.missing.update({layer.name: reason} if reason else {})
+            if factors is None or factors.gradient is None:
+                rows.append({})
+                continue
+            if reason := _without_block(layer, factors, found):
+                moment.missing[layer.name] = reason
                 rows.append({})
                 continue
             options: exact.Options = {
@@ -175,8 +177,7 @@ class ConditioningError(MomentProbe):
 def _without_block(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
     """Why a matrix has no block of its own to be compared with; empty where it has one."""
     use = factors.use
-    if factors.gradient is None:
-        return "has its exact matrix in Conditioning"
+    assert factors.gradient is not None
     if use.owner:
         return "is derived from parameters, whose block is another one"
     shared = [one for one in found.values() if one.use.weight == use.weight]

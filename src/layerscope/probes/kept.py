@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.datasets import attributes_of
+from layerscope.runs.results import settings_attribute
 from layerscope.runs.store import Run
 
 CHECKPOINTS = "@checkpoints"
@@ -29,12 +31,14 @@ class Identity:
             measured with and on which layers.
         steps: The checkpoints.
         created: When the run was.
+        later: Settings that results of earlier versions do not name, at the values that they had.
     """
 
     key: str
     attributes: dict[str, str]
     steps: list[int]
     created: str
+    later: dict[str, Any]
 
     def mark(self, dataset: xr.Dataset) -> None:
         """Say so in a dataset."""
@@ -43,7 +47,9 @@ class Identity:
 
     def differences(self, dataset: xr.Dataset) -> list[str]:
         """Names of what a dataset says otherwise; none where it is the same measurement."""
-        found = dataset.attrs
+        found = dict(dataset.attrs)
+        if "settings" in found:
+            found["settings"] = settings_attribute(self.later | json.loads(found["settings"]))
         names = [name for name, text in self.attributes.items() if found.get(name) != text]
         if "layers" not in self.attributes and "layers" in found:
             names.append("layers")
@@ -74,7 +80,7 @@ def identity(
     if layers is not None:
         attributes["layers"] = json.dumps(layers.names)
     key = probe.key + (CHECKPOINTS if isinstance(probe, MomentProbe) else "")
-    return Identity(key, attributes, steps, run.manifest["created"])
+    return Identity(key, attributes, steps, run.manifest["created"], probe.later)
 
 
 def chosen_steps(run: Run, steps: Iterable[int] | None) -> list[int]:

@@ -64,6 +64,8 @@ class Moment:
         model: The module, which `layerscope.networks.isolation.isolated` lets hold the weights.
         task: What a batch means.
         batch: The run's fixed batch.
+        data: Batches to test on; never while a run trains.
+        training_data: Batches of the training examples, likewise.
         learning_rate: That of the next step.
         missing: Why a layer has no value, by name. A probe that cannot measure a layer puts the
             reason here and NaN in the layer's place; the others are measured all the same.
@@ -77,6 +79,8 @@ class Moment:
     model: Needed[nn.Module] = Needed()
     task: Needed[Task] = Needed()
     batch: Needed[Any] = Needed()
+    data: Needed[Iterable[Any]] = Needed()
+    training_data: Needed[Iterable[Any]] = Needed()
     learning_rate: Needed[float] = Needed()
     missing: dict[str, str] = field(default_factory=dict)
 

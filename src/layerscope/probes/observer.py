@@ -210,6 +210,8 @@ class Observer(Generic[P]):
             model=given.model,
             task=given.task,
             batch=given.batch,
+            data=given.data,
+            training_data=given.training_data,
             learning_rate=rate(step) if rate is not None else None,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import xarray as xr
 from torch import Tensor
 
+from layerscope.config.base import LATER
 from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.norms import spectral_norms
@@ -43,7 +44,7 @@ class WeightDomination(MomentProbe):
 
     mode: Mode = "train"
     threshold: float = 1e-3
-    layers: tuple[str, ...] = ()
+    layers: tuple[str, ...] = field(default=(), metadata={LATER: True})
 
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "task", "model"})
     source: ClassVar[str] = "Layer-wise conditioning analysis, Definition 1"

@@ -40,7 +40,8 @@ def watch(
         steps_per_epoch: Optimiser steps per epoch, where known.
 
     Raises:
-        LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice.
+        LayerscopeError: A probe lacks what it needs, needs the finished run or a data set, or
+            appears twice.
     """
     pairs = probes.items() if isinstance(probes, Mapping) else ((p, default) for p in probes)
     watches: list[Watch[MomentProbe]] = []
@@ -50,6 +51,12 @@ def watch(
             raise LayerscopeError(
                 f"{name} needs the finished run and cannot be recorded live.",
                 f"Call measure({name}(...), run) afterwards.",
+            )
+        if {"data", "training_data"} & probe.needed:
+            raise LayerscopeError(
+                f"{probe.expression} runs over a data set, which a recorder does not have.",
+                "Record it on the fixed batch, or measure it from checkpoints: "
+                f"measure({type(probe).__name__}(...), run, ...).",
             )
         if any(watch.probe == probe for watch in watches):
             raise LayerscopeError(f"{probe} is listed twice.", "List every probe once.")

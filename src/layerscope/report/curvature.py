@@ -126,10 +126,11 @@ def trust(dataset: xr.Dataset) -> list[Finding | None]:
             f"At {moment(ends, -1)} the largest eigenvalue of the Kronecker product is within a "
             f"factor of {NEAR:g} of that of the exact block for {near.sum()} of {len(near)} "
             f"layers{in_each(len(ratio))}{smallest}. At worst they are a factor of {off} apart "
-            f"({name_of(ends, worst)}): smaller differences between layers in how steep they are "
-            "say little.",
+            f"({name_of(ends, worst)}): differences between layers in how steep they are say "
+            "little where they are smaller than that.",
             evidence="Kronecker product of second moments, times the positions, against the second "
             "moment of the gradients of examples, on a part of the fixed batch; overlap: their "
-            f"cosine, its plain mean (beyond {PAPER}, Section 3). {basis(len(ratio))}",
+            "cosine as vectors of entries, 1 where they are the same up to a factor, its plain "
+            f"mean (beyond {PAPER}, Section 3). {basis(len(ratio))}",
         )
     ]

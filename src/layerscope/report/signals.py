@@ -19,6 +19,8 @@ from layerscope.report.sites import moment, name_of
 
 SPAN = 1e3
 """Factor between the first and the last matrix from which on a signal vanishes or explodes."""
+KEPT = 10.0
+"""Factor between any two below which sizes are said to be kept."""
 
 
 def signals(dataset: xr.Dataset) -> list[Finding | None]:
@@ -79,17 +81,18 @@ def _kept(dataset: xr.Dataset, sizes: np.ndarray) -> Finding | None:
         spread = (sizes.max(-1) / sizes.min(-1)).max((0, 2))
     if np.isnan(spread).any():
         return None
-    well, n = bool((spread < SPAN).all()), dataset.sizes["layer"]
+    well, n = bool((spread < KEPT).all()), dataset.sizes["layer"]
     when = " and ".join(moment(dataset, t) for t in range(dataset.sizes["step"]))
     text = (
         f"signals and gradients keep their size within a factor of {factor(spread)} over all {n} "
         "matrices."
         if well
-        else f"signals and gradients differ less than {SPAN:,g}-fold between the first and the "
-        f"last of {n} matrices, but up to {factor(spread)}-fold between any two."
+        else f"signals and gradients differ up to {factor(spread)}-fold between any two of {n} "
+        f"matrices, and less than {SPAN:,g}-fold between the first and the last."
     )
     evidence = (
         "Root mean square of what enters a matrix, and of the gradient at what leaves it, on the "
-        f"fixed batch; the largest over the smallest ({PAPER}, Section 4.1). {basis(len(spread))}"
+        f"fixed batch; the largest over the smallest, kept where that is below {KEPT:g} ({PAPER}, "
+        f"Section 4.1). {basis(len(spread))}"
     )
     return Finding(f"At {when} {text}", "good" if well else "plain", evidence)
