@@ -12,11 +12,21 @@ from torch import Tensor
 
 from layerscope.errors import DivergedError, LayerscopeError, check_choice
 from layerscope.figures.figure import Figure
-from layerscope.functional.conditioning import Condition, condition, kronecker_condition
+from layerscope.functional.conditioning import condition, kronecker_condition
 from layerscope.networks.factors import Factors, Places
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher, check_fisher
-from layerscope.probes.at_matrices import MODES, Mode, matrix_rows, measured_at, panels
+from layerscope.probes.at_matrices import (
+    MODES,
+    Mode,
+    check_shares,
+    kappa,
+    matrix_rows,
+    measured_at,
+    panels,
+    spectrum_numbers,
+    spectrum_variables,
+)
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 
 MATRICES = {"_input": "S_x", "_gradient": "S_g", "": "S_x ⊗ S_g"}
@@ -83,10 +93,7 @@ class Conditioning(MomentProbe):
         check_fisher(self.fisher)
         check_choice("mode of Conditioning", self.mode, MODES)
         check_choice("places", self.places, ("channels", "patches"))
-        if not all(0 < p <= 1 for p in self.shares):
-            raise LayerscopeError(
-                f"Conditioning has shares {self.shares}.", "Shares are above 0 and at most 1."
-            )
+        check_shares("Conditioning", self.shares)
         if self.most_features < 1 or self.spectrum < 0:
             raise LayerscopeError(
                 f"Conditioning has most_features {self.most_features}, spectrum {self.spectrum}.",
@@ -98,14 +105,7 @@ class Conditioning(MomentProbe):
         """Five kinds of numbers of three matrices, and their spectra where they are asked for."""
         found: dict[str, Variable] = {}
         for end, matrix in MATRICES.items():
-            found |= {
-                f"largest{end}": _variable(f"largest eigenvalue of {matrix}", ""),
-                f"trace{end}": _variable(f"trace of {matrix}", ""),
-                f"rank{end}": _variable(f"rank of {matrix}"),
-                f"kappa{end}": _variable(f"condition number of {matrix}, nonzero eigenvalues"),
-            }
-            for p in self.shares:
-                found[_kappa(p) + end] = _variable(f"{_kappa(p)} of {matrix}")
+            found |= spectrum_variables(matrix, self.shares, end)
             if self.spectrum and end:
                 dims = ("layer", "eigenvalue")
                 found[f"spectrum{end}"] = Variable(f"eigenvalues of {matrix}", "", dims, True)
@@ -152,27 +152,17 @@ class Conditioning(MomentProbe):
         """What is known of one matrix, by names of variables."""
         left = factors.input.eigenvalues()
         if factors.gradient is None:
-            return self._named("", condition(left, self.shares))
+            return spectrum_numbers(condition(left, self.shares), self.shares)
         right = factors.gradient.eigenvalues()
-        found = self._named("", kronecker_condition(left, right, self.shares))
+        found = spectrum_numbers(kronecker_condition(left, right, self.shares), self.shares)
         for end, values in (("_input", left), ("_gradient", right)):
-            found |= self._named(end, condition(values, self.shares))
+            found |= spectrum_numbers(condition(values, self.shares), self.shares, end)
             if self.spectrum:
                 top = values.flatten().sort(descending=True).values[: self.spectrum]
                 kept = self._none(f"spectrum{end}")
                 kept[: len(top)] = top
                 found[f"spectrum{end}"] = kept
         return found
-
-    def _named(self, end: str, found: Condition) -> dict[str, Tensor]:
-        numbers = {
-            "largest": found.largest,
-            "trace": found.trace,
-            "rank": found.rank,
-            "kappa": found.nonzero,
-            **dict(zip(map(_kappa, self.shares), found.shares, strict=True)),
-        }
-        return {k + end: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Largest eigenvalues over time, and a condition number."""
@@ -192,7 +182,7 @@ class Conditioning(MomentProbe):
             )
         ]
         if self.shares:
-            first = _kappa(self.shares[0])
+            first = kappa(self.shares[0])
             found.append(
                 panels(
                     dataset,
@@ -205,12 +195,3 @@ class Conditioning(MomentProbe):
                 )
             )
         return found
-
-
-def _variable(long_name: str, units: str = "1") -> Variable:
-    return Variable(long_name, units, partial=True)
-
-
-def _kappa(share: float) -> str:
-    """Name of a generalised condition number: kappa_50, kappa_99.5."""
-    return f"kappa_{100 * share:g}"

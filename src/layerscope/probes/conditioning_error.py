@@ -28,6 +28,7 @@ from layerscope.probes.at_matrices import (
     measured_at,
     of_some_layers,
     panels,
+    without_block,
 )
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
@@ -125,7 +126,7 @@ class ConditioningError(MomentProbe):
         rows: list[Mapping[str, float]] = []
         for layer in layers:
             factors = found.get(layer.name)
-            reason = "" if factors is None else _without_block(layer, factors, found)
+            reason = "" if factors is None else _not_compared(layer, factors, found)
             if factors is None or reason:
                 moment.missing.update({layer.name: reason} if reason else {})
                 rows.append({})
@@ -172,17 +173,12 @@ class ConditioningError(MomentProbe):
         ]
 
 
-def _without_block(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
-    """Why a matrix has no block of its own to be compared with; empty where it has one."""
+def _not_compared(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
+    """Why a matrix has no block to be compared with; empty where it has one."""
     use = factors.use
-    if factors.gradient is None:
-        return "has its exact matrix in Conditioning"
-    if use.owner:
-        return "is derived from parameters, whose block is another one"
-    shared = [one for one in found.values() if one.use.weight == use.weight]
-    size = math.prod(layer.parameters.get(use.weight, ()))
-    if len(shared) > 1 or use.size != size:
-        return "is a part of a parameter, or shares it"
+    if reason := without_block(layer, use, [one.use for one in found.values()]):
+        return reason
+    assert factors.gradient is not None
     if use.kind == "convolution" and not use.inputs:
         return "is a transposed convolution, whose patches are not known"
     if max(factors.input.features, factors.gradient.features) > MOST:
