@@ -64,7 +64,8 @@ def claim(
         effect: A number (seed), whose mean over seeds has to exceed the threshold; or a comparison.
         statistic: What the number is.
         threshold: What it has to exceed.
-        at_start: It is about networks before training, and decided whatever they learn.
+        at_start: It is about networks before training, or about such as do not learn, and decided
+            whatever they learn.
 
     Raises:
         ValueError: The text does not name its place.

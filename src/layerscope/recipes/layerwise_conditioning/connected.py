@@ -266,7 +266,7 @@ def claims_of_conditioning(
             for share in (50, 80):
                 variable = f"kappa_{share}_{factor}"
                 plain, normal = (
-                    hidden(best(runs, f"{kind}-{start}", CONDITION, variable)).map(_reciprocal)
+                    hidden(best(runs, f"{kind}-{start}", CONDITION, variable)).map(reciprocal)
                     for kind in ("plain", "bn")
                 )
                 yield claim(
@@ -281,7 +281,8 @@ def claims_of_conditioning(
                 )
 
 
-def _reciprocal(values: xr.DataArray) -> xr.DataArray:
+def reciprocal(values: xr.DataArray) -> xr.DataArray:
+    """Of condition numbers, which may be infinite."""
     return 1 / values
 
 
