@@ -91,15 +91,13 @@ def timed(config: RunConfig) -> RunConfig:
 
 def reduced(runs: Runs) -> str:
     """What was left open by the paper, and what a scale changes."""
-    config = runs.first.config
     if runs.scale == "smoke":
         return "A smoke test of networks of 6 units on the embedded digits; not an experiment."
-    read = (
-        f"{runs.trained_on_images()}, SGD, random initialisation, no biases; matrices of "
-        f"{SAMPLES[runs.scale]} training images in train mode"
-    )
     words = "The paper's settings" if runs.scale == "paper" else "Reduced: fewer images"
-    return f"{words}; read here so: {config.model.depth + 1} layers, {read}."
+    return (
+        f"{words}; read here so: {runs.trained_on_images()}, SGD, random initialisation, no "
+        f"biases; matrices of {SAMPLES[runs.scale]} training images in train mode."
+    )
 
 
 def probe(runs: Runs, fisher: Fisher, *, whole: bool) -> FisherSpectrum:
@@ -136,7 +134,7 @@ def agreement(values: xr.DataArray) -> xr.DataArray:
 
     Where neither is better, it has not ranked them.
     """
-    signs = np.sign(values)
+    signs = values.copy(data=np.sign(values.values))
     full, blocks = signs.sel(layer=FULL, drop=True), signs.drop_sel(layer=FULL)
     return ((blocks == full) & (full != 0)).mean(["layer", "step"])
 
