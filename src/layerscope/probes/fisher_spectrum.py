@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
-from layerscope.functional.conditioning import SecondMoment, condition
+from layerscope.functional.conditioning import condition
 from layerscope.networks.discovery import Layer
 from layerscope.networks.fisher import TooLargeError, block_moments
 from layerscope.networks.layers import LayerMap
@@ -34,6 +34,7 @@ from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_tim
 
 NETWORK = "network"
 """The row of all matrices together."""
+MOMENT = "second moment of sample gradients"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class FisherSpectrum(MomentProbe):
 
     The whole network's matrix holds what couples its matrices, too. Biases and the affine parts of
     normalisations are left out. A matrix that is a part of a parameter, or shares it with another
-    role, has no block of its own and no value; a shared parameter counts once in the whole network,
-    and one from which a matrix is derived does not. Nor has a block that is larger than
-    `layerscope.networks.fisher.LARGEST` on both sides, parameters and gradients.
+    role, has no block of its own and no value, nor has one whose block is larger than
+    `layerscope.networks.fisher.LARGEST` on both sides, parameters and gradients. In the whole
+    network a shared parameter counts once, and one from which a matrix is derived not at all.
 
     Source: Huang, Qin, Liu, Zhu and Shao, "Layer-wise Conditioning Analysis in Exploring the
     Learning Dynamics of DNNs", Section 3 and Appendix B.
@@ -100,7 +101,11 @@ class FisherSpectrum(MomentProbe):
     @property
     def variables(self) -> Mapping[str, Variable]:
         """Five kinds of numbers of every matrix."""
-        return spectrum_variables("the Fisher matrix", self.shares)
+        return spectrum_variables(f"the {self._matrix}", self.shares)
+
+    @property
+    def _matrix(self) -> str:
+        return MOMENT if self.fisher == "empirical" else "Fisher matrix"
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; their matrices are measured."""
@@ -116,23 +121,24 @@ class FisherSpectrum(MomentProbe):
         blocks = {layer.name: tuple(layer.parameters) for layer in layers}
         if not self.whole:
             blocks = _own_blocks(moment, layers)
-        found = {
-            name: spectrum_numbers(condition(one.eigenvalues(), self.shares), self.shares)
-            for name, one in self._moments(moment, blocks).items()
-        }
+        found = self._spectra(moment, blocks)
         none = torch.tensor(torch.nan, dtype=torch.float64)
         return {
             name: torch.stack([found.get(row, {}).get(name, none) for row in layers.names])
             for name in self.variables
         }
 
-    def _moments(
+    def _spectra(
         self, moment: Moment, blocks: Mapping[str, tuple[str, ...]]
-    ) -> dict[str, SecondMoment]:
-        """Matrices by name, from one pass where they fit, else from one for each that fits."""
+    ) -> dict[str, dict[str, Tensor]]:
+        """The variables of blocks, from one pass where they fit, else from one for each that fits.
+
+        Raises:
+            TooLargeError: None fits.
+        """
         batch = first_examples(moment.batch, self.samples)
 
-        def together(names: Iterable[str]) -> dict[str, SecondMoment]:
+        def together(names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
             made = block_moments(
                 moment.model,
                 batch,
@@ -143,13 +149,15 @@ class FisherSpectrum(MomentProbe):
                 training=self.mode == "train",
                 seed=self.seed,
             )
-            return dict(zip(names, made, strict=True))
+            spectra = (condition(one.eigenvalues(), self.shares) for one in made)
+            numbers = (spectrum_numbers(one, self.shares) for one in spectra)
+            return dict(zip(names, numbers, strict=True))
 
         try:
             return together(blocks)
         except TooLargeError as error:
             refusal = error
-        found: dict[str, SecondMoment] = {}
+        found: dict[str, dict[str, Tensor]] = {}
         for name in blocks:
             try:
                 found |= together([name])
@@ -161,11 +169,8 @@ class FisherSpectrum(MomentProbe):
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Largest eigenvalue and a condition number over time."""
-        matrix = "Fisher matrix"
-        if self.fisher == "empirical":
-            matrix = "second moment of sample gradients"
         how = (
-            f"of the {matrix} of {'the network' if self.whole else 'each layer'}, on "
+            f"of the {self._matrix} of {'the network' if self.whole else 'each layer'}, on "
             f"{self.samples} examples, {self.fisher} labels, model in {self.mode} mode."
         )
         found: list[Figure] = []
