@@ -134,6 +134,17 @@ def test_where_neither_is_better_nothing_is_ranked():
     assert found["exact-kappa-50-agree"].value == 0
 
 
+def test_a_good_start_is_one_moment_of_four():
+    """Condition numbers of layer 1 that are far lower at the start, and higher ever after."""
+    kappa = np.full((TIMES, 8), 1e4)
+    kappa[:, 0] = [1e1, 1e7, 1e7, 1e7]
+    study = recipe("figA1")("small")
+    found = verdicts(study, measured(study, WORSE, BETTER, (1e-5, 1e5), (10.0, kappa)))
+    assert found["exact-kappa-50-blocks"].outcome == "fails"
+    assert found["exact-kappa-50-blocks"].statistic.endswith("layer1")
+    assert found["exact-kappa-50-blocks"].value == pytest.approx(-0.5, abs=0.05)
+
+
 def test_larger_is_more_than_tenfold_for_the_full_matrix():
     study = recipe("fig1")("small")
     found = decided(study, measured(study, (2.0, 1e6), BETTER))
