@@ -167,6 +167,17 @@ def test_figures_have_a_panel_for_each_matrix_and_a_line_for_each_network():
         np.testing.assert_allclose(kappa.sel(network="BN"), 1e2, rtol=1e-3)
 
 
+def test_what_is_infinite_for_a_seed_is_not_drawn():
+    study = recipe("fig1")("small")
+    data = tree(study, measured(study, WORSE, BETTER))
+    whole = next(key for key in data["plain"].children if "whole" in key)
+    data[f"plain/{whole}"]["kappa_50"][1, 2, 0] = np.inf
+    figures = {figure.key: figure for figure in study.draw(data)}
+    drawn = figures["exact-kappa-50"].data.sel(network="Plain", matrix="full")
+    assert drawn.notnull().all("seed").values.tolist() == [True, True, False, True]
+    assert drawn.isnull().isel(epoch=2).all()
+
+
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
 def test_condition_numbers_are_those_that_rank_allows(scale):
     """Of N examples of 10 classes at most 9 N eigenvalues are not zero, of M at most N."""

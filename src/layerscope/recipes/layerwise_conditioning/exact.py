@@ -214,7 +214,7 @@ def curves(runs: Runs, fisher: Fisher, shown: Sequence[str] | None = None) -> It
         parts = {
             run.label: matrices(runs, kind, fisher, variable)
             .layers(lambda n: shown is None or n in (FULL, *shown))
-            .map(lambda a: on_logarithmic_axes(a).rename(layer="matrix"))
+            .map(_drawn)
             for kind, run in runs.items()
         }
         yield lines(
@@ -222,12 +222,18 @@ def curves(runs: Runs, fisher: Fisher, shown: Sequence[str] | None = None) -> It
             f"{fisher}-{variable.replace('_', '-')}",
             f"{what[0].upper()}{what[1:]} of the {name}",
             f"The {what} of the full {name} and of the blocks of layers, without and with batch "
-            f"normalisation; infinite ones are not drawn; geometric {OVER_SEEDS}",
+            f"normalisation; not drawn where it is infinite for a seed; geometric {OVER_SEEDS}",
             x="epoch",
             hue="network",
             panel="matrix",
             log_y=True,
         )
+
+
+def _drawn(values: xr.DataArray) -> xr.DataArray:
+    """Matrices as panels; a mean over those seeds alone that are finite would mislead."""
+    every = values.where((values < np.inf).all("seed"))
+    return on_logarithmic_axes(every).rename(layer="matrix")
 
 
 def compared(
