@@ -27,6 +27,7 @@ VARIABLES = {
     "preactivations": ["mean", "deviation", "always_on", "always_off", "mixed"],
     "linear_share": ["linear_share", "affinity"],
     "conditioning": ["largest", "trace"],
+    "fisher_spectrum": ["largest", "trace"],
     "weight_domination": ["ratio", "gradient", "weight"],
     "linearisation_cost": ["loss", "error", "loss_increase", "error_increase"],
 }

@@ -410,3 +410,32 @@ def test_what_is_too_large_is_refused(monkeypatch):
             function(model, batch, CLASSIFY)
     with fisher_product(model, batch, CLASSIFY) as (product, size):
         assert product(krylov.random_direction(size)).any()
+
+
+@pytest.mark.parametrize("kind", ["exact", "mc", "empirical"])
+@pytest.mark.parametrize("n", [2, 8])
+def test_moments_of_blocks_are_those_of_their_columns(kind, n):
+    model, batch = perceptron(), classes(4, n=n)(0)
+    blocks = [["0.weight"], ["2.bias", "0.bias"], ["2.weight"]]
+    found = fisher.block_moments(model, batch, CLASSIFY, kind, blocks=blocks)
+    for block, moment in zip(blocks, found, strict=True):
+        gradients = sample_gradients(model, batch, CLASSIFY, kind, names=block).numpy()
+        np.testing.assert_allclose(
+            moment.matrix()[0], reference.mean_outer(gradients), rtol=1e-6, atol=1e-9
+        )
+        assert (moment.examples, moment.epsilon) == (n, torch.finfo(torch.float32).eps ** 2)
+
+
+def test_a_parameter_is_in_one_block_only():
+    with pytest.raises(LayerscopeError, match="named twice"):
+        fisher.block_moments(
+            perceptron(), classes(4)(0), CLASSIFY, blocks=[["0.weight"], ["0.weight"]]
+        )
+
+
+def test_blocks_that_are_too_large_together_are_refused(monkeypatch):
+    monkeypatch.setattr(fisher, "LARGEST", 20)
+    blocks = [["0.weight"], ["2.weight"]]
+    with pytest.raises(fisher.TooLargeError, match="blocks of 20, 15 parameters with 24 gradients"):
+        fisher.block_moments(perceptron(), classes(4)(0), CLASSIFY, blocks=blocks)
+    assert len(fisher.block_moments(perceptron(), classes(4)(0), CLASSIFY, blocks=blocks[1:])) == 1

@@ -82,6 +82,24 @@ def mean_outer(gradients):
     return total / len(gradients)
 
 
+def spectrum(gradients, epsilon):
+    """Eigenvalues of `mean_outer`, descending; what is rounding is 0."""
+    values = sorted(np.linalg.eigvalsh(mean_outer(gradients)).tolist(), reverse=True)
+    return [x if x > values[0] * len(values) * epsilon else 0.0 for x in values]
+
+
+def condition_numbers(values, shares):
+    """What `FisherSpectrum` says of descending eigenvalues, by variable."""
+    positive = [x for x in values if x > 0]
+    found = {"largest": values[0], "trace": sum(values), "rank": len(positive)}
+    found["kappa"] = positive[0] / positive[-1] if positive else math.inf
+    for share in shares:
+        at = next(k for k in range(1, len(values) + 1) if k >= share * len(values) - 1e-9)
+        other = values[at - 1]
+        found[f"kappa_{100 * share:g}"] = values[0] / other if other > 0 else math.inf
+    return found
+
+
 def divergence(outputs, others, batch, terms):
     """Mean over examples of KL(p || q), of the labels that two sets of outputs stand for."""
     if terms is squares:  # normal, of variance D / 2 in each of D outputs

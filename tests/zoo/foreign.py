@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tests.cases import CLASSIFY, classes
-from tests.zoo.specimen import NO_ATTACK, NO_CLASSES, Specimen
+from tests.zoo.specimen import NO_ATTACK, NO_CLASSES, NO_DISTRIBUTION, Specimen
 from torch import nn
 
 from layerscope.networks.task import Task
@@ -89,7 +89,13 @@ FOREIGN = (
         unit="block",
     ),
     Specimen(
-        "BERT", _bert, _encoding, TEXTS, refused=NO_ATTACK | NO_CLASSES, probes=_QUICK, unit="block"
+        "BERT",
+        _bert,
+        _encoding,
+        TEXTS,
+        refused=NO_ATTACK | NO_CLASSES | NO_DISTRIBUTION,
+        probes=_QUICK,
+        unit="block",
     ),
     Specimen(
         "Llama",

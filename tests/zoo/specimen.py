@@ -18,7 +18,10 @@ NO_ACTIVATION = dict.fromkeys(
     ("preactivations", "linear_share", "linearisation_cost"), "no activation function was found in"
 )
 NO_CLASSES = {"predictions": "the data have no class for every example"}
-NO_TENSOR = {"conditioning_error": "outputs are a (dict|tuple), not a tensor"}
+NO_TENSOR = dict.fromkeys(
+    ("conditioning_error", "fisher_spectrum"), "outputs are a (dict|tuple), not a tensor"
+)
+NO_DISTRIBUTION = {"fisher_spectrum": "does not say how labels are distributed"}
 NO_LOGITS = {"predictions": "the outputs are no logits of classes"} | NO_TENSOR
 NO_BLOCKS = "no module matches the pattern 'blocks"
 

@@ -18,6 +18,7 @@ another. In either mode the mean of the empirical :math:`g_n` is the gradient of
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerscope.errors import LayerscopeError, unknown
+from layerscope.functional.conditioning import SecondMoment
 from layerscope.functional.krylov import Product
 from layerscope.networks.isolation import differentiable, isolated, no_checkpointing
 from layerscope.networks.likelihood import Fisher, cotangents, counted
@@ -46,20 +48,28 @@ class TooLargeError(LayerscopeError):
     """A matrix has more entries than are written out."""
 
 
-class Options(TypedDict, total=False):
-    """What every function here takes by name.
+class Conditions(TypedDict, total=False):
+    """How the model runs.
 
     Attributes:
-        names: Parameters in the order of their columns; all by default, tied ones once.
         weights: Parameters and buffers to use in place of the model's own.
         training: Mode in which the model runs; eval by default.
         seed: Of the labels that are drawn; 0 by default.
     """
 
-    names: Sequence[str] | None
     weights: Mapping[str, Tensor] | None
     training: bool
     seed: int
+
+
+class Options(Conditions, total=False):
+    """What functions of one block of parameters take by name.
+
+    Attributes:
+        names: Parameters in the order of their columns; all by default, tied ones once.
+    """
+
+    names: Sequence[str] | None
 
 
 def sample_gradients(
@@ -127,6 +137,55 @@ def fisher_spectrum(
             matrix = here.dense()
         values = torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
         return torch.cat([values, values.new_zeros(here.size - len(values))])
+
+
+def block_moments(
+    model: nn.Module,
+    batch: Any,
+    task: Task,
+    fisher: Fisher = "exact",
+    *,
+    blocks: Sequence[Sequence[str]],
+    **conditions: Unpack[Conditions],
+) -> list[SecondMoment]:
+    """The Fisher matrices of several blocks of parameters, from one set of backward passes.
+
+    What couples the blocks is left out; of one block with all parameters nothing is. Gradients are
+    not kept where they are more than the parameters of their block. Other arguments and errors are
+    those of `sample_gradients`.
+
+    Args:
+        model: The module; left as found.
+        batch: The batch.
+        task: What it means.
+        fisher: Whose labels.
+        blocks: Names of the parameters of every block, each in one block only.
+        **conditions: See `Conditions`.
+
+    Returns:
+        For every block the mean over examples of the outer products of its gradients.
+
+    Raises:
+        LayerscopeError: Together they have more entries than a matrix of `LARGEST` rows and
+            columns.
+    """
+    names = [name for block in blocks for name in block]
+    with _evaluated(model, batch, task, fisher, names=names, **conditions) as here:
+        widths = iter(here.sizes)
+        sizes = [sum(itertools.islice(widths, len(block))) for block in blocks]
+        examples, count = len(here.entries), here.labels * len(here.entries)
+        _check_size(
+            f"blocks of {', '.join(map(str, sizes))} parameters with {count} gradients",
+            sum(min(count, size) * size for size in sizes),
+        )
+        found = [SecondMoment(LARGEST) for _ in blocks]
+        for moment, size in zip(found, sizes, strict=True):
+            moment.expect(1, examples, size)
+            moment.epsilon = max(moment.epsilon, here.epsilon**2)
+        for rows in here.rows():
+            for moment, part in zip(found, rows.split(sizes, 1), strict=True):
+                moment.add(part.contiguous()[None], 0)
+        return found
 
 
 @contextlib.contextmanager
@@ -223,9 +282,19 @@ class _Pass:
     batched: bool = True
 
     @property
+    def sizes(self) -> list[int]:
+        """Numbers in every parameter."""
+        return [leaf.numel() * (1 + leaf.is_complex()) for leaf in self.leaves]
+
+    @property
     def size(self) -> int:
         """Number of parameters."""
-        return sum(leaf.numel() * (1 + leaf.is_complex()) for leaf in self.leaves)
+        return sum(self.sizes)
+
+    @property
+    def epsilon(self) -> float:
+        """Machine epsilon of what gradients are computed in."""
+        return max(torch.finfo(x.dtype).eps for x in (self.outputs, *self.leaves))
 
     @property
     def labels(self) -> int:
@@ -249,12 +318,12 @@ class _Pass:
     def all_rows(self) -> Tensor:
         """All of them, (labels x examples, parameters)."""
         count = self.labels * len(self.entries)
-        _check_size(f"{count} gradients by {self.size} parameters", count, self.size)
+        _check_size(f"{count} gradients by {self.size} parameters", count * self.size)
         return torch.cat(list(self.rows()))
 
     def dense(self) -> Tensor:
         """F (parameters, parameters)."""
-        _check_size(f"{self.size} by {self.size} parameters", self.size, self.size)
+        _check_size(f"{self.size} by {self.size} parameters", self.size**2)
         found = self.outputs.new_zeros(self.size, self.size, dtype=torch.float64)
         for rows in self.rows():
             found.addmm_(rows.T, rows)
@@ -358,8 +427,8 @@ def _entries(task: Task, outputs: Any, batch: Any) -> Tensor:
     return entries.long()
 
 
-def _check_size(what: str, rows: int, columns: int) -> None:
-    if rows * columns > LARGEST**2:
+def _check_size(what: str, entries: int) -> None:
+    if entries > LARGEST**2:
         raise TooLargeError(
             f"{what} are more than {LARGEST:,} by {LARGEST:,}, too many to be written out.",
             "Name fewer parameters, give a smaller batch, or use fisher_product with "

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
+from layerscope.functional.conditioning import Condition
 from layerscope.networks.discovery import Layer
 from layerscope.networks.factors import (
     Factors,
@@ -23,8 +26,10 @@ from layerscope.networks.factors import (
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher
 from layerscope.networks.names import every_tensor, unwrap
-from layerscope.probes.base import Moment, over_time
+from layerscope.networks.products import Use
+from layerscope.probes.base import Moment, Variable, over_time
 
+T = TypeVar("T")
 Mode = Literal["eval", "train"]
 MODES: tuple[Mode, ...] = ("eval", "train")
 
@@ -112,8 +117,34 @@ def measured_at(
         seed=seed,
         elsewhere=elsewhere,
     )
-    names = row_names({use: factors.name for use, factors in found.items()})
-    by_name = {names[use]: factors for use, factors in found.items()}
+    names = {use: factors.name for use, factors in found.items()}
+    return _in_rows(moment, layers, found, names, elsewhere)
+
+
+def uses_at(moment: Moment, layers: LayerMap) -> dict[str, Use]:
+    """The use that every matrix stands for, where nothing but its gradient is looked at.
+
+    Args:
+        moment: Has model, task and batch; why a matrix has no use goes to its ``missing``.
+        layers: The matrices, as `matrix_rows` gives them.
+
+    Raises:
+        LayerscopeError: None has any.
+    """
+    uses, elsewhere = find_uses(unwrap(moment.model), moment.batch, moment.task)
+    return _in_rows(moment, layers, {use: use for use in uses}, uses, elsewhere)
+
+
+def _in_rows(
+    moment: Moment,
+    layers: LayerMap,
+    found: Mapping[Use, T],
+    names: Mapping[Use, str],
+    elsewhere: Mapping[str, str],
+) -> dict[str, T]:
+    """What was found of matrices, by the names of rows."""
+    titles = row_names(names)
+    by_name = {titles[use]: value for use, value in found.items()}
     for layer in layers:
         if layer.name not in by_name:
             where = [elsewhere[name] for name in layer.parameters if name in elsewhere]
@@ -126,6 +157,71 @@ def measured_at(
             "Choose other layers, or leave the probe out.",
         )
     return {name: by_name[name] for name in layers.names if name in by_name}
+
+
+def without_block(layer: Layer, use: Use, uses: Iterable[Use]) -> str:
+    """Why a matrix has no block of the Fisher matrix of its own; empty where it has one.
+
+    Args:
+        layer: Its row.
+        use: What it stands for.
+        uses: Those of all rows.
+    """
+    if use.kind == "scale":
+        return "has its exact matrix in Conditioning"
+    if use.owner:
+        return "is derived from parameters, whose block is another one"
+    shared = sum(one.weight == use.weight for one in uses) > 1
+    if shared or use.size != math.prod(layer.parameters.get(use.weight, ())):
+        return "is a part of a parameter, or shares it"
+    return ""
+
+
+def check_shares(probe: str, shares: Sequence[float]) -> None:
+    r"""Refuse what is no p of :math:`\kappa_p`.
+
+    Raises:
+        LayerscopeError: One is not above 0 and at most 1.
+    """
+    if not all(0 < p <= 1 for p in shares):
+        raise LayerscopeError(
+            f"{probe} has shares {tuple(shares)}.", "Shares are above 0 and at most 1."
+        )
+
+
+def kappa(share: float) -> str:
+    """Name of a generalised condition number: kappa_50, kappa_99.5."""
+    return f"kappa_{100 * share:g}"
+
+
+def spectrum_variables(matrix: str, shares: Iterable[float], end: str = "") -> dict[str, Variable]:
+    """What is told of the spectrum of one matrix.
+
+    Args:
+        matrix: What it is called.
+        shares: Every p of kappa_p.
+        end: End of the names of variables.
+    """
+    found = {
+        "largest": Variable(f"largest eigenvalue of {matrix}", "", partial=True),
+        "trace": Variable(f"trace of {matrix}", "", partial=True),
+        "rank": Variable(f"rank of {matrix}", partial=True),
+        "kappa": Variable(f"condition number of {matrix}, nonzero eigenvalues", partial=True),
+    }
+    found |= {kappa(p): Variable(f"{kappa(p)} of {matrix}", partial=True) for p in shares}
+    return {name + end: variable for name, variable in found.items()}
+
+
+def spectrum_numbers(found: Condition, shares: Sequence[float], end: str = "") -> dict[str, Tensor]:
+    """The numbers of `spectrum_variables`, of one matrix."""
+    numbers = {
+        "largest": found.largest,
+        "trace": found.trace,
+        "rank": found.rank,
+        "kappa": found.nonzero,
+        **dict(zip(map(kappa, shares), found.shares, strict=True)),
+    }
+    return {k + end: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
 
 
 def panels(

@@ -13,11 +13,21 @@ from torch import Tensor
 from layerscope.config.base import LATER
 from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure
-from layerscope.functional.conditioning import Condition, condition, kronecker_condition
+from layerscope.functional.conditioning import condition, kronecker_condition
 from layerscope.networks.factors import Factors, Places
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher, check_fisher
-from layerscope.probes.at_matrices import MODES, Mode, matrix_rows, measured_at, panels
+from layerscope.probes.at_matrices import (
+    MODES,
+    Mode,
+    check_shares,
+    kappa,
+    matrix_rows,
+    measured_at,
+    panels,
+    spectrum_numbers,
+    spectrum_variables,
+)
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable
 
 On = Literal["batch", "test", "training"]
@@ -96,10 +106,7 @@ class Conditioning(MomentProbe):
         check_choice("mode of Conditioning", self.mode, MODES)
         check_choice("places", self.places, ("channels", "patches"))
         check_choice("on of Conditioning", self.on, get_args(On))
-        if not all(0 < p <= 1 for p in self.shares):
-            raise LayerscopeError(
-                f"Conditioning has shares {self.shares}.", "Shares are above 0 and at most 1."
-            )
+        check_shares("Conditioning", self.shares)
         if self.most_features < 1 or self.spectrum < 0:
             raise LayerscopeError(
                 f"Conditioning has most_features {self.most_features}, spectrum {self.spectrum}.",
@@ -117,14 +124,7 @@ class Conditioning(MomentProbe):
         """Five kinds of numbers of three matrices, and their spectra where they are asked for."""
         found: dict[str, Variable] = {}
         for end, matrix in MATRICES.items():
-            found |= {
-                f"largest{end}": _variable(f"largest eigenvalue of {matrix}", ""),
-                f"trace{end}": _variable(f"trace of {matrix}", ""),
-                f"rank{end}": _variable(f"rank of {matrix}"),
-                f"kappa{end}": _variable(f"condition number of {matrix}, nonzero eigenvalues"),
-            }
-            for p in self.shares:
-                found[_kappa(p) + end] = _variable(f"{_kappa(p)} of {matrix}")
+            found |= spectrum_variables(matrix, self.shares, end)
             if self.spectrum and end:
                 dims = ("layer", "eigenvalue")
                 found[f"spectrum{end}"] = Variable(f"eigenvalues of {matrix}", "", dims, True)
@@ -193,30 +193,22 @@ class Conditioning(MomentProbe):
                 largest.append(one.largest())
                 found[f"largest{end}"] = largest[-1].amax()
         if len(spectra) == 2:
-            found |= self._named("", kronecker_condition(spectra[0], spectra[1], self.shares))
+            found |= spectrum_numbers(
+                kronecker_condition(spectra[0], spectra[1], self.shares), self.shares
+            )
         elif len(largest) == 2:
             found["largest"] = (largest[0] * largest[1]).amax()
         return found, next((one.refused for one in sides.values() if one.refused), "")
 
     def _of_spectrum(self, end: str, values: Tensor) -> dict[str, Tensor]:
         """What is known of one factor."""
-        found = self._named(end, condition(values, self.shares))
+        found = spectrum_numbers(condition(values, self.shares), self.shares, end)
         if self.spectrum and end:
             top = values.flatten().sort(descending=True).values[: self.spectrum]
             kept = self._none(f"spectrum{end}")
             kept[: len(top)] = top
             found[f"spectrum{end}"] = kept
         return found
-
-    def _named(self, end: str, found: Condition) -> dict[str, Tensor]:
-        numbers = {
-            "largest": found.largest,
-            "trace": found.trace,
-            "rank": found.rank,
-            "kappa": found.nonzero,
-            **dict(zip(map(_kappa, self.shares), found.shares, strict=True)),
-        }
-        return {k + end: _number(v) for k, v in numbers.items()}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Largest eigenvalues over time, and a condition number."""
@@ -239,7 +231,7 @@ class Conditioning(MomentProbe):
             )
         ]
         if self.shares:
-            first = _kappa(self.shares[0])
+            first = kappa(self.shares[0])
             found.append(
                 panels(
                     *_apart(dataset, first),
@@ -263,14 +255,5 @@ def _apart(dataset: xr.Dataset, variable: str) -> tuple[xr.Dataset, dict[str, st
     return dataset.assign(own), found | {SCALES: SCALES}
 
 
-def _variable(long_name: str, units: str = "1") -> Variable:
-    return Variable(long_name, units, partial=True)
-
-
 def _number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
-
-
-def _kappa(share: float) -> str:
-    """Name of a generalised condition number: kappa_50, kappa_99.5."""
-    return f"kappa_{100 * share:g}"

@@ -28,6 +28,7 @@ from layerscope.probes.at_matrices import (
     measured_at,
     of_some_layers,
     panels,
+    without_block,
 )
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
 
@@ -128,7 +129,7 @@ class ConditioningError(MomentProbe):
             if factors is None or factors.gradient is None:
                 rows.append({})
                 continue
-            if reason := _without_block(layer, factors, found):
+            if reason := _not_compared(layer, factors, found):
                 moment.missing[layer.name] = reason
                 rows.append({})
                 continue
@@ -174,16 +175,12 @@ class ConditioningError(MomentProbe):
         ]
 
 
-def _without_block(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
-    """Why a matrix has no block of its own to be compared with; empty where it has one."""
+def _not_compared(layer: Layer, factors: Factors, found: Mapping[str, Factors]) -> str:
+    """Why a matrix has no block to be compared with; empty where it has one."""
     use = factors.use
+    if reason := without_block(layer, use, [one.use for one in found.values()]):
+        return reason
     assert factors.gradient is not None
-    if use.owner:
-        return "is derived from parameters, whose block is another one"
-    shared = [one for one in found.values() if one.use.weight == use.weight]
-    size = math.prod(layer.parameters.get(use.weight, ()))
-    if len(shared) > 1 or use.size != size:
-        return "is a part of a parameter, or shares it"
     if use.kind == "convolution" and not use.inputs:
         return "is a transposed convolution, whose patches are not known"
     if max(factors.input.features, factors.gradient.features) > MOST:

@@ -53,7 +53,6 @@ def claim(
     effect: Quantity | Comparison,
     statistic: str = "",
     threshold: float = 0.0,
-    at_start: bool = False,
     regardless: bool = False,
 ) -> Statement:
     """A falsifiable statement.
@@ -65,8 +64,7 @@ def claim(
         effect: A number (seed), whose mean over seeds has to exceed the threshold; or a comparison.
         statistic: What the number is.
         threshold: What it has to exceed.
-        at_start: It is about networks before training, and decided whatever they learn.
-        regardless: It is about networks in training, also such as learn nothing, and decided
+        regardless: It is about networks before training, or about such as do not learn, and decided
             whatever they learn.
 
     Raises:
@@ -77,7 +75,7 @@ def claim(
         raise ValueError(f"claim {id!r} does not end with its place in brackets: {text}")
     if isinstance(effect, Quantity):
         effect = exceeds(effect, statistic, threshold)
-    return Statement(id, said[1], said[2], effect, at_start or regardless)
+    return Statement(id, said[1], said[2], effect, regardless)
 
 
 @dataclass(frozen=True)

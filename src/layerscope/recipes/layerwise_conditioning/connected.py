@@ -27,7 +27,7 @@ from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Runs
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines, table
 from layerscope.studies.quantity import Quantity, combined, stacked
-from layerscope.studies.statistics import slope, trend
+from layerscope.studies.statistics import contrast, slope, trend
 
 FLAT = 0.05
 """Decades per layer that still count as keeping a size."""
@@ -125,7 +125,7 @@ def claims_of_signals(runs: Runs) -> Iterator[Statement]:
                 ),
             }
         ),
-        at_start=True,
+        regardless=True,
     )
     for kind, words, place in (
         ("bn-random", "With batch normalisation it does not", "Fig. 3 (a), Section 4.1"),
@@ -136,7 +136,7 @@ def claims_of_signals(runs: Runs) -> Iterator[Statement]:
             f"{kind}-flat",
             f"{words}: it keeps its size. [{place}]",
             alike(per_layer(largest[kind]), "decades per layer", FLAT),
-            at_start=True,
+            regardless=True,
         )
 
 
@@ -241,7 +241,7 @@ def figA13(runs: Runs) -> Items:  # noqa: N802
                 "Appendix C.3]",
                 trend(start, "layer"),
                 "rank correlation with depth, before training",
-                at_start=True,
+                regardless=True,
             )
         else:
             yield claim(
@@ -249,7 +249,7 @@ def figA13(runs: Runs) -> Items:  # noqa: N802
                 f"{label}: there are none, less than 1% of the neurons of any layer. [Fig. A13, "
                 "Section 4.2]",
                 alike(start.max("layer"), "largest share of a layer, before training", 0.01),
-                at_start=True,
+                regardless=True,
             )
         yield lines(
             share.map(lambda a: a.assign_attrs(long_name="share of neurons", units="")),
@@ -285,8 +285,6 @@ def better_conditioned(
 ) -> Iterator[Statement]:
     """Condition numbers of both factors are lower with BN, whatever networks learn.
 
-    Reciprocals are compared, since a condition number may be infinite.
-
     Args:
         plain: From a variable of `Conditioning` to its values without normalisation.
         normal: The same with it.
@@ -297,21 +295,26 @@ def better_conditioned(
     for factor, name in FACTORS.items():
         for share in (50, 80):
             variable = f"kappa_{share}_{factor}"
-            better, worse = (found(variable).map(_reciprocal) for found in (normal, plain))
             yield claim(
                 f"{id}-{factor}-{share}",
                 f"{words}, kappa_{share} of {name} is lower with batch normalisation in every "
                 f"{where}",
                 in_each_layer(
-                    better.mean("step") - worse.mean("step"),
-                    f"1 / kappa_{share} of {name}, BN less plain,",
+                    combined(contrasted, normal(variable), plain(variable)).mean("step"),
+                    f"contrast of 1 / kappa_{share} of {name}, BN against plain,",
                 ),
                 regardless=True,
             )
 
 
-def _reciprocal(values: xr.DataArray) -> xr.DataArray:
-    return 1 / values
+def contrasted(normal: xr.DataArray, plain: xr.DataArray) -> xr.DataArray:
+    """Contrast of the reciprocals of condition numbers, which may be infinite.
+
+    Every moment counts alike: condition numbers grow by decades while a network learns, so that a
+    mean of reciprocals would be that of the start. 0 where both are infinite.
+    """
+    normal, plain = 1 / normal, 1 / plain
+    return contrast(normal, plain).where(normal + plain != 0, 0.0)
 
 
 def magnitudes(runs: Runs) -> Iterator[Plot]:

@@ -72,7 +72,7 @@ def figA11(runs: Runs) -> Items:  # noqa: N802
         early - late,
         "decades, lower third less upper third",
         TENFOLD,
-        at_start=True,
+        regardless=True,
     )
     after = _third(sizes.isel(step=slice(1, None)).mean("step"), 0)
     yield claim(
@@ -82,7 +82,7 @@ def figA11(runs: Runs) -> Items:  # noqa: N802
         early - after,
         "decades, start less mean over the steps after the first",
         TENFOLD,
-        at_start=True,
+        regardless=True,
     )
     ratio = decades(hidden(run.of(DOMINATION, "ratio")))
     yield claim(
@@ -92,7 +92,7 @@ def figA11(runs: Runs) -> Items:  # noqa: N802
         _third(ratio.isel(step=0), 0) - _third(ratio.isel(step=1), 0),
         "decades, before less after the first step",
         TENFOLD,
-        at_start=True,
+        regardless=True,
     )
     for name, probe, variable, words in (
         ("largest", CONDITION, "largest", "Largest eigenvalue of each layer's curvature"),

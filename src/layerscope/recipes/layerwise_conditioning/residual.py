@@ -145,7 +145,7 @@ def fig6(runs: Runs) -> Items:
         "[Fig. 6 (b), Section 5]",
         trend(over_depth(sizes), "depth"),
         "rank correlation of the largest eigenvalue of S_x with depth, before training",
-        at_start=True,
+        regardless=True,
     )
     steep = {
         run.label: decades(early(head(run, "largest_input")).max("step"))
