@@ -28,10 +28,15 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from layerscope.errors import DivergedError, LayerscopeError
+from layerscope.functional.patches import Patches
 
 WRITTEN_OUT = 2**18
 """Products of eigenvalues up to which they are sorted; of more the one asked for is searched."""
+WHOLE = 128
+"""Side up to which a symmetric product is computed whole, not its lower triangle by blocks."""
 
+Rows = Float[Tensor, "groups rows features"] | Patches
+"""Rows of numbers of several groups."""
 Spectrum = Float64[Tensor, "groups features"]
 """Eigenvalues of the blocks of a matrix, descending in every block, none negative."""
 Other = Float64[Tensor, "groups others"]
@@ -55,43 +60,40 @@ class SecondMoment:
         self.groups = 1
         self.features = 0
         self.examples = 0
-        self._squares: Tensor | float = 0.0
+        self._squares: Tensor | None = None  # of rows that are neither kept nor summed
         self.epsilon = torch.finfo(torch.float64).eps
-        self._kept: list[Tensor] = []
-        self._sum: Tensor | None = None
+        self._kept: list[Rows] = []
+        self._sum: Tensor | None = None  # the lower triangle
         self._diagonal: Tensor | None = None
-        self._large = False
 
     def expect(self, groups: int, examples: int, features: int) -> None:
         """Count examples whose rows may follow; they are zero otherwise."""
         self.groups, self.features = groups, features
         self.examples += examples
 
-    def add(self, rows: Float[Tensor, "groups rows features"], examples: int | None = None) -> None:
+    def add(self, rows: Rows, examples: int | None = None) -> None:
         """Add rows to every group.
 
         Args:
-            rows: Of any floating type.
+            rows: Of any floating type, as they are or as patches of images.
             examples: How many examples they are, where not one each: 0 for those that were
                 expected, and for further labels of an example.
         """
         groups, n, features = rows.shape
         self.expect(groups, n if examples is None else examples, features)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
-        rows = rows.detach().double()
-        self._squares = self._squares + rows.square().sum()  # no transfer for each
         held = sum(kept.shape[1] for kept in self._kept)
-        if self._large or (self._sum is None and held + n <= min(self.features, self.most)):
-            self._kept += [] if self._large else [rows]
+        fresh = self._sum is None and self._squares is None
+        if fresh and held + n <= min(features, self.most):
+            self._kept.append(rows if isinstance(rows, Patches) else rows.detach().clone())
             return
-        if self.features > self.most:
-            self._large, self._kept = True, []
+        parts, self._kept = [*self._kept, rows], []
+        if features > self.most:
+            for part in parts:
+                self._squares = _squares(part) + (0 if self._squares is None else self._squares)
             return
-        if self._sum is None:
-            self._sum = rows.new_zeros(len(rows), self.features, self.features)
-        for part in (*self._kept, rows):
-            self._sum.baddbmm_(part.mT, part)
-        self._kept = []
+        for part in parts:
+            self._sum = _add_products(self._sum, part)
 
     def add_indices(self, indices: Int64[Tensor, " rows"], features: int) -> None:
         """Add rows that are unit vectors, as those that choose a row of an embedding.
@@ -101,14 +103,23 @@ class SecondMoment:
             features: Their entries.
         """
         self.expect(1, len(indices), features)
-        self._squares += len(indices)
         counts = torch.bincount(indices, minlength=features).double()
         self._diagonal = counts if self._diagonal is None else self._diagonal + counts
 
     @property
+    def _total(self) -> float:
+        """Sum of the squares of all entries of all rows."""
+        found = 0.0 if self._squares is None else float(self._squares)
+        if self._sum is not None:
+            found += float(self._sum.diagonal(dim1=1, dim2=2).sum())
+        if self._diagonal is not None:
+            found += float(self._diagonal.sum())
+        return found + sum(float(_squares(kept)) for kept in self._kept)
+
+    @property
     def trace(self) -> float:
         """Mean squared length of the rows, over all groups; 0 without examples."""
-        return float(self._squares) / self.examples if self.examples else 0.0
+        return self._total / self.examples if self.examples else 0.0
 
     def matrix(self) -> Float64[Tensor, "groups features features"]:
         """The mean itself, written out.
@@ -116,7 +127,7 @@ class SecondMoment:
         Raises:
             LayerscopeError: There are more features than the largest matrix may have.
         """
-        if self._large or self.features > self.most:
+        if self.features > self.most:
             raise LayerscopeError(
                 f"has {self.features} features, more than {self.most}.", "Raise most_features."
             )
@@ -124,11 +135,19 @@ class SecondMoment:
             return self._diagonal.diag()[None] / self.examples
         found = torch.zeros(self.groups, self.features, self.features, dtype=torch.float64)
         if self._sum is not None:
-            found = self._sum
+            found = self._sum.tril() + self._sum.tril(-1).mT
         elif self._kept:
-            rows = torch.cat(self._kept, 1)
+            rows = self._rows()
             found = rows.mT @ rows
         return found / max(self.examples, 1)
+
+    def _rows(self) -> Tensor:
+        """All rows that are kept."""
+        return torch.cat([_written_out(kept) for kept in self._kept], 1)
+
+    def _smaller(self) -> Tensor | None:
+        """Lower triangles with the eigenvalues that are not zero: of the sum, or of a Gram matrix."""
+        return _gram(self._rows()) if self._kept else self._sum
 
     def eigenvalues(self) -> Spectrum:
         """All eigenvalues; what is rounding is 0.
@@ -137,34 +156,87 @@ class SecondMoment:
             DivergedError: A row was not finite.
             LayerscopeError: There are no rows, or too many features and rows.
         """
-        if not math.isfinite(float(self._squares)):
-            raise DivergedError(
-                "values are not finite.", "The model has diverged: measure an earlier checkpoint."
-            )
-        if not self.examples:
-            raise LayerscopeError("there are no examples.", "Give a batch with some.")
-        if self._large:
+        if self._squares is not None:
+            _check_finite(self._squares)
             raise LayerscopeError(
                 f"has {self.features} features and {self.examples} rows, both above {self.most}.",
                 "Raise most_features, or give fewer examples.",
             )
+        values = torch.zeros(self.groups, self.features, dtype=torch.float64)
         if self._diagonal is not None:
             values = self._diagonal.sort(descending=True).values[None]
-        elif self._sum is not None:
-            values = _eigenvalues(self._sum)
-        else:
-            none = torch.zeros(self.groups, 0, self.features, dtype=torch.float64)
-            rows = (
-                torch.cat([none.to(self._kept[0].device), *self._kept], 1) if self._kept else none
-            )
-            found = _eigenvalues(rows @ rows.mT)
+        elif (matrices := self._smaller()) is not None:
+            _check_finite(matrices.diagonal(dim1=1, dim2=2))
+            found = _eigenvalues(matrices)
             values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
+        if not self.examples:
+            raise LayerscopeError("there are no examples.", "Give a batch with some.")
         return _without_rounding(values.cpu() / self.examples, self.epsilon)
 
 
+def _written_out(rows: Rows) -> Tensor:
+    return (rows.rows() if isinstance(rows, Patches) else rows.detach()).double()
+
+
+def _squares(rows: Rows) -> Tensor:
+    if isinstance(rows, Patches):
+        return rows.squares()
+    return rows.detach().double().square().sum()
+
+
+def _add_products(total: Tensor | None, rows: Rows) -> Tensor:
+    """Add the outer products of rows to the lower triangle of a sum; None for none so far."""
+    if isinstance(rows, Patches) and rows.shared:
+        found = rows.outer_sum()
+        return found if total is None else total.add_(found)
+    written = _written_out(rows)
+    groups, _, features = written.shape
+    if total is None:
+        total = written.new_zeros(groups, features, features)
+    _add_lower(total, written.mT, written)
+    return total
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """The lower triangle of products of every row with every other."""
+    found = rows.new_zeros(len(rows), rows.shape[1], rows.shape[1])
+    _add_lower(found, rows, rows.mT)
+    return found
+
+
+def _add_lower(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the lower triangle of symmetric products to matrices, and some of the other one.
+
+    By halves: their diagonal blocks are symmetric again, and one block is not computed.
+    """
+    if total.shape[1] <= WHOLE:
+        total.baddbmm_(left, right)
+        return
+    for one, a, b in zip(total, left, right, strict=True):
+        _add_lower_halves(one, a, b)
+
+
+def _add_lower_halves(total: Tensor, left: Tensor, right: Tensor) -> None:
+    size = len(total)
+    if size <= WHOLE:
+        total.addmm_(left, right)
+        return
+    half = size // 2
+    total[half:, :half].addmm_(left[half:], right[:, :half])
+    _add_lower_halves(total[:half, :half], left[:half], right[:, :half])
+    _add_lower_halves(total[half:, half:], left[half:], right[:, half:])
+
+
 def _eigenvalues(matrices: Tensor) -> Tensor:
-    """Of symmetric matrices, descending; on the processor, where LAPACK is the faster one."""
-    return torch.linalg.eigvalsh(matrices.cpu()).flip(-1)
+    """Of lower triangles, descending; on the processor, where LAPACK is the faster one."""
+    return torch.linalg.eigvalsh(matrices.cpu(), UPLO="L").flip(-1)
+
+
+def _check_finite(squares: Tensor) -> None:
+    if not math.isfinite(float(squares.sum())):
+        raise DivergedError(
+            "values are not finite.", "The model has diverged: measure an earlier checkpoint."
+        )
 
 
 def _without_rounding(values: Spectrum, epsilon: float) -> Spectrum:
