@@ -146,7 +146,7 @@ class SecondMoment:
         return torch.cat([_written_out(kept) for kept in self._kept], 1)
 
     def _smaller(self) -> Tensor | None:
-        """Lower triangles with the eigenvalues that are not zero: of the sum, or of a Gram matrix."""
+        """Lower triangles with all eigenvalues but zeros: of the sum, or of a Gram matrix."""
         return _gram(self._rows()) if self._kept else self._sum
 
     def eigenvalues(self) -> Spectrum:

@@ -7,8 +7,8 @@ rows i and i' depend on :math:`\delta = i' - i` but for the rows at the edges of
 
 .. math:: S_{i,\,i+\delta} = \sum_{r \in [i d,\, i d + o)} y_r^T\, y_{r + \delta d},
 
-where d is the dilation, o the height of the output, and :math:`y_r` has what filters of height 1 see
-along row r of the padded image. The rows that all i share are multiplied once for each
+where d is the dilation, o the height of the output, and :math:`y_r` has what filters of height 1
+see along row r of the padded image. The rows that all i share are multiplied once for each
 :math:`\delta`, in place of once for each i and i'.
 """
 
@@ -149,5 +149,6 @@ def padded(
         spans = [(k - 1) * d for k, d in zip(size, dilation, strict=True)]
         around = [side for span in reversed(spans) for side in (span // 2, span - span // 2)]
     else:
+        assert not isinstance(padding, str), padding  # convolutions know no other name
         around = [side for p in reversed(padding) for side in (p, p)]
     return F.pad(images, around) if any(around) else images.clone()
