@@ -162,13 +162,15 @@ class SecondMoment:
                 f"has {self.features} features and {self.examples} rows, both above {self.most}.",
                 "Raise most_features, or give fewer examples.",
             )
-        values = torch.zeros(self.groups, self.features, dtype=torch.float64)
         if self._diagonal is not None:
             values = self._diagonal.sort(descending=True).values[None]
         elif (matrices := self._smaller()) is not None:
             _check_finite(matrices.diagonal(dim1=1, dim2=2))
-            found = _eigenvalues(matrices)
-            values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
+            values = _eigenvalues(matrices)
+            if (others := self.features - values.shape[1]) > 0:
+                values = torch.nn.functional.pad(values, (0, others))
+        else:
+            values = torch.zeros(self.groups, self.features, dtype=torch.float64)
         if not self.examples:
             raise LayerscopeError("there are no examples.", "Give a batch with some.")
         return _without_rounding(values.cpu() / self.examples, self.epsilon)
