@@ -1,65 +1,41 @@
-"""Second moments of every layer and their spectra, in gradients of the same batch."""
+"""Second moments of every layer and their spectra.
+
+In gradients of the same batch; and beside other libraries that make Kronecker factors, each in turn
+with what it is compared with, on matrices that all of them know.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmarks import peers
+from benchmarks.matrices import WORK
 from benchmarks.timing import CLOCK, interleaved, seconds
-from torch import Tensor, nn
 
-from layerscope.config import FCN, ModelConfig, ResNet
 from layerscope.functional.conditioning import condition, kronecker_condition
-from layerscope.models import build
 from layerscope.networks.factors import Factors, collect
 from layerscope.networks.task import Task
 
 TITLE = "Conditioning of all layers, in gradients of the same batch"
 HEADER = ("Model", "examples", "matrices", "gradient ms", "factors", "and spectra")
-
-
-class Words(nn.Module):
-    """A small GPT: token and position embeddings, causal blocks, a tied head."""
-
-    def __init__(self, vocabulary: int = 512, width: int = 64, positions: int = 64) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.places = nn.Embedding(positions, width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True)
-            for _ in range(4)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        for block in self.blocks:
-            x = block(x, mask, is_causal=True)
-        return (self.norm(x) @ self.tokens.weight.T).transpose(1, 2)
-
-
-def images(model: ModelConfig, shape: tuple[int, ...], n: int) -> tuple[nn.Module, Any]:
-    torch.manual_seed(0)
-    return build(model, shape, 10), (torch.randn(n, *shape), torch.randint(10, (n,)))
-
-
-def words() -> tuple[nn.Module, Any]:
-    torch.manual_seed(0)
-    ids = torch.randint(512, (16, 65))
-    return Words(), (ids[:, :-1], ids[:, 1:])
-
-
-WORK = {
-    "MLP 8x24": partial(images, FCN(7, 24), (24,), 512),
-    "FCN 3x256": partial(images, FCN(3, 256), (784,), 512),
-    "ResNet-18 / 8": partial(images, ResNet(18, width=1 / 8), (3, 32, 32), 128),
-    "ResNet-18": partial(images, ResNet(18), (3, 32, 32), 32),
-    "small GPT": words,
-}
+BESIDE = (
+    "Spectra of linear layers and convolutions beside other libraries: processor time of theirs "
+    "over layerscope's (quartiles)"
+)
+COLUMNS = ("Model", "Library", "ms", "factors", "values", "all", "MiB", "own MiB", "Difference")
+ROUNDS = {"ResNet-18": 3}
+REFUSALS = (NotImplementedError, RuntimeError)  # what the libraries raise
 
 
 def spectra(found: dict[Any, Factors]) -> list[float]:
@@ -98,3 +74,94 @@ def test_conditioning(name, replay, tables):
     multiples = [np.median(times[k] / times["gradient"]) for k in ("factors", "all")]
     row = (name, len(batch[0]), len(found), f"{1e3 * np.median(times['gradient']):.1f}")
     tables.add(TITLE, HEADER, (*row, *(f"{one:.1f}" for one in multiples)))
+
+
+def growth(model: str, library: str) -> str:
+    """MiB by which the largest resident set grows, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers", model, library],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def halves(work: Any) -> dict[str, Callable[[], float]]:
+    """The seconds of factors, and of the eigenvalues of those that were made last."""
+    made = work.factors()
+
+    def factors() -> float:
+        nonlocal made
+        made = None  # as large as what follows
+
+        def make() -> None:
+            nonlocal made
+            made = work.factors()
+
+        return seconds(make, clock=time.process_time)
+
+    def eigenvalues() -> float:
+        return seconds(lambda: work.spectra(made), clock=time.process_time)
+
+    return {"factors": factors, "values": eigenvalues}
+
+
+def quartiles(theirs: np.ndarray, own: np.ndarray) -> str:
+    low, median, high = np.percentile(theirs / own, [25, 50, 75])
+    return f"{median:.2f} ({low:.2f}, {high:.2f})"
+
+
+@pytest.mark.benchmark(group="conditioning beside others", timer=CLOCK.read)
+@pytest.mark.parametrize("library", peers.PEERS)
+@pytest.mark.parametrize("name", WORK)
+def test_beside_other_libraries(name, library, replay, tables):
+    theirs, own, fisher = peers.PEERS[library]
+    title = library if fisher == "empirical" else f"{library}, {fisher}"
+
+    def say(what: str) -> None:
+        tables.add(BESIDE, COLUMNS, (name, title, *[""] * 6, what))
+
+    if importlib.util.find_spec(library) is None:
+        say("not installed")
+        pytest.skip(f"{library} is not installed: see benchmarks/peers.txt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries
+        try:
+            other = theirs(*peers.prepared(name))
+            found = other.spectra(other.factors())
+        except REFUSALS as error:
+            say("refuses: " + str(error).splitlines()[0])
+            pytest.skip(f"{library} refuses {name}: {error}")
+        ours = own(*peers.prepared(name))
+        apart = peers.difference(found, ours.spectra(ours.factors()))
+        ways = {
+            (which, part): way
+            for which, one in (("own", ours), ("theirs", other))
+            for part, way in halves(one).items()
+        }
+        samples = interleaved(ways, ROUNDS.get(name, 7))
+    times = {key: np.asarray(values) for key, values in samples.items()}
+    for which in ("own", "theirs"):
+        times[which, "all"] = times[which, "factors"] + times[which, "values"]
+    replay(list(times["theirs", "all"]))
+    ratios = (
+        quartiles(times["theirs", part], times["own", part])
+        for part in ("factors", "values", "all")
+    )
+    own_name = peers.name_of(own)
+    tables.add(
+        BESIDE,
+        COLUMNS,
+        (
+            name,
+            title,
+            f"{1e3 * np.median(times['theirs', 'all']):.0f}",
+            *ratios,
+            growth(name, library),
+            growth(name, own_name),
+            f"{apart:.0e}",
+        ),
+    )
+    assert apart < 1e-5

@@ -228,3 +228,28 @@ def test_many_products_are_searched() -> None:
     for share, found in zip(SHARES, kronecker_condition(left, right).shares, strict=True):
         expected = float(products[0] / products[math.ceil(share * len(products)) - 1])
         assert math.isclose(found, expected, rel_tol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [300, 900])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_symmetric_products_by_blocks_are_those_written_out(rows: int, groups: int) -> None:
+    """300 features are beyond the side up to which a product is computed whole."""
+    torch.manual_seed(0)
+    x = torch.randn(groups, rows, 301, dtype=torch.float64)
+    found = _moment(x, chunk=rows)
+    expected = torch.stack([one.T @ one for one in x]) / rows
+    torch.testing.assert_close(found.matrix(), expected)
+    torch.testing.assert_close(
+        found.eigenvalues(), torch.linalg.eigvalsh(expected).flip(-1), rtol=1e-9, atol=1e-11
+    )
+
+
+def test_rows_that_are_kept_do_not_follow_what_is_done_to_them_later() -> None:
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(1, 2, 5, dtype=dtype)
+        found = SecondMoment()
+        found.add(x)
+        before = found.eigenvalues()
+        x.zero_()
+        assert torch.equal(found.eigenvalues(), before)
+        assert before.any()

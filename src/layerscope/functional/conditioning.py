@@ -30,15 +30,19 @@ from torch import Tensor
 
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.functional import krylov
+from layerscope.functional.patches import Patches
 
 WRITTEN_OUT = 2**18
 """Products of eigenvalues up to which they are sorted; of more the one asked for is searched."""
-
+WHOLE = 128
+"""Side up to which a symmetric product is computed whole, not its lower triangle by blocks."""
 KEPT = 2**27
 """Numbers in the rows of a matrix too large to be made that are kept: 512 MB of float32."""
 TOLERANCE = 1e-6
 """Residual of an eigenvalue that is found by products, relative to it."""
 
+Rows = Float[Tensor, "groups rows features"] | Patches
+"""Rows of numbers of several groups."""
 Spectrum = Float64[Tensor, "groups features"]
 """Eigenvalues of the blocks of a matrix, descending in every block, none negative."""
 Other = Float64[Tensor, "groups others"]
@@ -54,9 +58,8 @@ class SecondMoment:
 
     Where features and rows are both more than the side of the largest matrix, `eigenvalues`
     refuses, and `largest` is found by products with the rows, as long as these are at most `KEPT`
-    numbers. Of more rows only the trace is known: what bounded memory can
-    hold of them exactly is the matrix itself, and without it every product would take another pass
-    over the data.
+    numbers. Of more rows only the trace is known: what bounded memory can hold of them exactly is
+    the matrix itself, and without it every product would take another pass over the data.
 
     Args:
         most: Side of the largest matrix that is made; 0 for the trace only.
@@ -67,44 +70,38 @@ class SecondMoment:
         self.groups = 1
         self.features = 0
         self.examples = 0
-        self._squares: Tensor | float = 0.0
+        self._squares: Tensor | None = None  # of rows that are neither kept nor summed
         self.epsilon = torch.finfo(torch.float64).eps
-        self._kept: list[Tensor] = []
-        self._sum: Tensor | None = None
+        self._kept: list[Rows] = []
+        self._sum: Tensor | None = None  # the lower triangle
         self._diagonal: Tensor | None = None
-        self._dropped = False
 
     def expect(self, groups: int, examples: int, features: int) -> None:
         """Count examples whose rows may follow; they are zero otherwise."""
         self.groups, self.features = groups, features
         self.examples += examples
 
-    def add(self, rows: Float[Tensor, "groups rows features"], examples: int | None = None) -> None:
+    def add(self, rows: Rows, examples: int | None = None) -> None:
         """Add rows to every group.
 
         Args:
-            rows: Of any floating type.
+            rows: Of any floating type, as they are or as patches of images.
             examples: How many examples they are, where not one each: 0 for those that were
                 expected, and for further labels of an example.
         """
         groups, n, features = rows.shape
         self.expect(groups, n if examples is None else examples, features)
         self.epsilon = max(self.epsilon, torch.finfo(rows.dtype).eps ** 2)
-        rows = rows.detach()
-        self._squares = self._squares + rows.double().square().sum()  # no transfer for each
         if self._keeps(self._held + n):
-            self._kept.append(rows.clone())  # of views of what may change in place
+            self._kept.append(rows if isinstance(rows, Patches) else rows.detach().clone())
             return
-        if self.features > self.most:
-            self._dropped, self._kept = True, []
+        parts, self._kept = [*self._kept, rows], []
+        if features > self.most:
+            for part in parts:
+                self._squares = _squares(part) + (0 if self._squares is None else self._squares)
             return
-        if self._sum is None:
-            self._sum = torch.zeros(
-                groups, features, features, dtype=torch.float64, device=rows.device
-            )
-        for part in (*self._kept, rows):
-            self._sum.baddbmm_(part.mT.double(), part.double())
-        self._kept = []
+        for part in parts:
+            self._sum = _add_products(self._sum, part)
 
     @property
     def _held(self) -> int:
@@ -112,7 +109,7 @@ class SecondMoment:
 
     def _keeps(self, rows: int) -> bool:
         """Whether so many rows of every group are kept as they are."""
-        if self._dropped or self._sum is not None:
+        if self._squares is not None or self._sum is not None:
             return False
         large = 0 < self.most < self.features
         few = large and self.groups * rows * self.features <= KEPT
@@ -126,28 +123,41 @@ class SecondMoment:
             features: Their entries.
         """
         self.expect(1, len(indices), features)
-        self._squares += len(indices)
         counts = torch.bincount(indices, minlength=features).double()
         self._diagonal = counts if self._diagonal is None else self._diagonal + counts
 
     @property
+    def _total(self) -> float:
+        """Sum of the squares of all entries of all rows."""
+        found = 0.0 if self._squares is None else float(self._squares)
+        if self._sum is not None:
+            found += float(self._sum.diagonal(dim1=1, dim2=2).sum())
+        if self._diagonal is not None:
+            found += float(self._diagonal.sum())
+        return found + sum(float(_squares(kept)) for kept in self._kept)
+
+    @property
     def trace(self) -> float:
         """Mean squared length of the rows, over all groups; 0 without examples."""
-        return float(self._squares) / self.examples if self.examples else 0.0
+        return self._total / self.examples if self.examples else 0.0
 
     @property
     def refused(self) -> str:
         """Why there are no `eigenvalues`; empty where there are."""
         if not self.examples:
             return "there are no examples"
-        if self._dropped or min(self.features, self._held) > self.most:
+        if self._squares is not None or min(self.features, self._held) > self.most:
             return f"{self._size}, both above {self.most}"
         return ""
 
     @property
     def complete(self) -> bool:
         """Whether `largest` is known."""
-        return self.examples > 0 and not self._dropped
+        return self.examples > 0 and self._squares is None
+
+    @property
+    def _size(self) -> str:
+        return f"has {self.features} features and {self.examples} rows"
 
     def matrix(self) -> Float64[Tensor, "groups features features"]:
         """The mean itself, written out.
@@ -163,11 +173,19 @@ class SecondMoment:
             return self._diagonal.diag()[None] / self.examples
         found = torch.zeros(self.groups, self.features, self.features, dtype=torch.float64)
         if self._sum is not None:
-            found = self._sum
+            found = self._sum.tril() + self._sum.tril(-1).mT
         elif self._kept:
-            rows = torch.cat(self._kept, 1).double()
+            rows = self._rows()
             found = rows.mT @ rows
         return found / max(self.examples, 1)
+
+    def _rows(self) -> Tensor:
+        """All rows that are kept."""
+        return torch.cat([_written_out(kept) for kept in self._kept], 1)
+
+    def _smaller(self) -> Tensor | None:
+        """Lower triangles with all eigenvalues but zeros: of the sum, or of a Gram matrix."""
+        return _gram(self._rows()) if self._kept else self._sum
 
     def eigenvalues(self) -> Spectrum:
         """All eigenvalues; what is rounding is 0.
@@ -176,20 +194,20 @@ class SecondMoment:
             DivergedError: A row was not finite.
             LayerscopeError: There are no rows, or too many features and rows.
         """
-        self.check_finite()
         if self.refused:
+            self.check_finite()
             raise LayerscopeError(
                 f"{self.refused}.", "Raise most_features, or give other examples, or fewer."
             )
         if self._diagonal is not None:
             values = self._diagonal.sort(descending=True).values[None]
-        elif self._sum is not None:
-            values = _eigenvalues(self._sum)
+        elif (matrices := self._smaller()) is not None:
+            _check_finite(matrices.diagonal(dim1=1, dim2=2))
+            values = _eigenvalues(matrices)
+            if (others := self.features - values.shape[1]) > 0:
+                values = torch.nn.functional.pad(values, (0, others))
         else:
-            none = torch.zeros(self.groups, 0, self.features, dtype=torch.float64)
-            rows = torch.cat(self._kept, 1).double() if self._kept else none
-            found = _eigenvalues(rows @ rows.mT)
-            values = torch.nn.functional.pad(found, (0, self.features - found.shape[1]))
+            values = torch.zeros(self.groups, self.features, dtype=torch.float64)
         return _without_rounding(values.cpu() / self.examples, self.epsilon)
 
     def largest(self) -> Float64[Tensor, " groups"]:
@@ -202,29 +220,26 @@ class SecondMoment:
             DivergedError: A row was not finite.
             LayerscopeError: There are no rows, or too many to be kept; or no convergence.
         """
-        if self._dropped:
+        if self._squares is not None:
             raise LayerscopeError(
                 f"{self._size}, more than {KEPT:,} numbers.", "Give fewer examples."
             )
         if not self.examples or not self.refused:
             return self.eigenvalues()[:, 0]
         self.check_finite()
-        start = krylov.random_direction(self.features).to(self._kept[0].device)
+        device = _written_out(self._kept[0]).device
+        start = krylov.random_direction(self.features).to(device)
         found = [
             krylov.largest(partial(self._times, group), start, TOLERANCE, "a second moment")
             for group in range(self.groups)
         ]
         return torch.tensor(found, dtype=torch.float64)
 
-    @property
-    def _size(self) -> str:
-        return f"has {self.features} features and {self.examples} rows"
-
     def _times(self, group: int, vector: Tensor) -> Tensor:
         """The product of a group's matrix with a vector."""
         found = torch.zeros_like(vector)
         for part in self._kept:
-            rows = part[group].double()
+            rows = _written_out(part)[group]
             found += (rows @ vector) @ rows
         return found / self.examples
 
@@ -234,15 +249,72 @@ class SecondMoment:
         Raises:
             DivergedError: One was not.
         """
-        if not math.isfinite(float(self._squares)):
-            raise DivergedError(
-                "values are not finite.", "The model has diverged: measure an earlier checkpoint."
-            )
+        _check_finite(torch.tensor(self._total))
+
+
+def _written_out(rows: Rows) -> Tensor:
+    return (rows.rows() if isinstance(rows, Patches) else rows.detach()).double()
+
+
+def _squares(rows: Rows) -> Tensor:
+    if isinstance(rows, Patches):
+        return rows.squares()
+    return rows.detach().double().square().sum()
+
+
+def _add_products(total: Tensor | None, rows: Rows) -> Tensor:
+    """Add the outer products of rows to the lower triangle of a sum; None for none so far."""
+    if isinstance(rows, Patches) and rows.shared:
+        found = rows.outer_sum()
+        return found if total is None else total.add_(found)
+    written = _written_out(rows)
+    groups, _, features = written.shape
+    if total is None:
+        total = written.new_zeros(groups, features, features)
+    _add_lower(total, written.mT, written)
+    return total
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """The lower triangle of products of every row with every other."""
+    found = rows.new_zeros(len(rows), rows.shape[1], rows.shape[1])
+    _add_lower(found, rows, rows.mT)
+    return found
+
+
+def _add_lower(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the lower triangle of symmetric products to matrices, and some of the other one.
+
+    By halves: their diagonal blocks are symmetric again, and one block is not computed.
+    """
+    if total.shape[1] <= WHOLE:
+        total.baddbmm_(left, right)
+        return
+    for one, a, b in zip(total, left, right, strict=True):
+        _add_lower_halves(one, a, b)
+
+
+def _add_lower_halves(total: Tensor, left: Tensor, right: Tensor) -> None:
+    size = len(total)
+    if size <= WHOLE:
+        total.addmm_(left, right)
+        return
+    half = size // 2
+    total[half:, :half].addmm_(left[half:], right[:, :half])
+    _add_lower_halves(total[:half, :half], left[:half], right[:, :half])
+    _add_lower_halves(total[half:, half:], left[half:], right[:, half:])
 
 
 def _eigenvalues(matrices: Tensor) -> Tensor:
-    """Of symmetric matrices, descending; on the processor, where LAPACK is the faster one."""
-    return torch.linalg.eigvalsh(matrices.cpu()).flip(-1)
+    """Of lower triangles, descending; on the processor, where LAPACK is the faster one."""
+    return torch.linalg.eigvalsh(matrices.cpu(), UPLO="L").flip(-1)
+
+
+def _check_finite(squares: Tensor) -> None:
+    if not math.isfinite(float(squares.sum())):
+        raise DivergedError(
+            "values are not finite.", "The model has diverged: measure an earlier checkpoint."
+        )
 
 
 def _without_rounding(values: Spectrum, epsilon: float) -> Spectrum:

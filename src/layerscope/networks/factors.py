@@ -19,18 +19,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from layerscope.errors import LayerscopeError
 from layerscope.functional.conditioning import SecondMoment
+from layerscope.functional.patches import Patches, padded
 from layerscope.networks.isolation import isolated, no_checkpointing
 from layerscope.networks.likelihood import Fisher, cotangents, counted
 from layerscope.networks.names import unwrap
@@ -259,7 +259,7 @@ def _chosen(kept: Tensor, g: Tensor) -> Tensor:
     return g[kept][None]
 
 
-def _entering(seen: Meeting, places: Places) -> Tensor:
+def _entering(seen: Meeting, places: Places) -> Tensor | Patches:
     """Rows (groups, rows, features) of what enters a matrix."""
     x, settings = seen.input, seen.settings
     if seen.use.kind == "linear":
@@ -267,7 +267,9 @@ def _entering(seen: Meeting, places: Places) -> Tensor:
     groups, size = settings["groups"], settings["size"]
     x = x if x.ndim == 2 + len(size) else x[None]
     if places == "patches" and not settings["transposed"]:
-        return _patches(x, settings)
+        size, dilation = settings["size"], settings["dilation"]
+        around = padded(x, settings["padding"], size, dilation)
+        return Patches(around, size, settings["stride"], dilation, groups)
     return _channels(x, groups)
 
 
@@ -288,30 +290,6 @@ def _channels(x: Tensor, groups: int) -> Tensor:
     """(examples, channels, *places) to (groups, examples places, channels of a group)."""
     apart = x.movedim(1, -1).reshape(-1, groups, x.shape[1] // groups)
     return apart.transpose(0, 1)
-
-
-def _patches(x: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """(examples, channels, *places) to what the filter of every group sees at every place."""
-    sizes, strides, dilations = (settings[name] for name in ("size", "stride", "dilation"))
-    reach = [(size - 1) * d + 1 for size, d in zip(sizes, dilations, strict=True)]
-    x = F.pad(x, _padding(settings["padding"], reach))
-    for dim, (length, stride, d) in enumerate(zip(reach, strides, dilations, strict=True), start=2):
-        x = x.unfold(dim, length, stride)[..., ::d]
-    n = len(sizes)  # (examples, channels, *places, *size)
-    apart = x.movedim(1, 1 + n)
-    apart = apart.reshape(
-        -1, settings["groups"], math.prod(apart.shape[1 + n :]) // settings["groups"]
-    )
-    return apart.transpose(0, 1)
-
-
-def _padding(padding: Any, reach: Sequence[int]) -> list[int]:
-    """Zeros around an image as `F.pad` takes them, last dimension first."""
-    if padding == "valid":
-        return [0] * 2 * len(reach)
-    if padding == "same":
-        return [side for r in reversed(reach) for side in ((r - 1) // 2, r - 1 - (r - 1) // 2)]
-    return [side for p in reversed(padding) for side in (p, p)]
 
 
 def _scales(seen: Meeting, g: Tensor) -> Tensor:

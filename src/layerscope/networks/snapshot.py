@@ -114,7 +114,7 @@ class Snapshot:
     def _keep_container(self, value: Any, depth: int) -> None:
         self._atoms.append(len(value))
         if isinstance(value, dict):
-            if len(value) <= MOST:
+            if 0 < len(value) <= MOST:  # most are empty, as the hooks of most modules are
                 self._visit_all(value.keys(), depth)
                 self._visit_all(list(value.values()), depth)
             self._restore.append(partial(_refill_dict, value, dict(value)))
@@ -151,6 +151,8 @@ def _put_back(tensor: Tensor, content: Tensor) -> None:
 
 
 def _refill_dict(container: dict[Any, Any], found: dict[Any, Any]) -> None:
+    if not container and not found:
+        return
     same = len(container) == len(found) and all(
         a is b and container[a] is found[b] for a, b in zip(container, found, strict=True)
     )

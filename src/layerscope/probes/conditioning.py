@@ -182,12 +182,12 @@ class Conditioning(MomentProbe):
             sides = {"_input": factors.input, "_gradient": factors.gradient}
         found, spectra, largest = dict[str, Tensor](), list[Tensor](), list[Tensor]()
         for end, one in sides.items():
-            one.check_finite()
             if not one.refused:
                 spectra.append(one.eigenvalues())
                 largest.append(spectra[-1][:, 0])
                 found |= self._of_spectrum(end, spectra[-1])
                 continue
+            one.check_finite()
             found[f"trace{end}"] = _number(one.trace)
             if one.complete:
                 largest.append(one.largest())

@@ -129,7 +129,12 @@ def differences(runs: Runs, fisher: Fisher, variable: str) -> Quantity:
     return combined(contrasted, normal, plain)
 
 
-s.values))
+def agreement(values: xr.DataArray) -> xr.DataArray:
+    """Share of layers and moments where a block ranks both networks as the full matrix, (seed).
+
+    Where neither is better, it has not ranked them.
+    """
+    signs = values.copy(data=np.sign(values.values))
     full, blocks = signs.sel(layer=FULL, drop=True), signs.drop_sel(layer=FULL)
     return ((blocks == full) & (full != 0)).mean(["layer", "step"])
 
