@@ -123,7 +123,7 @@ def config(scale: Scale, family: Family, kind: str) -> RunConfig:
     limits = (None, None) if scale == "paper" else (2048, 2000)
     if family is MLP:
         data = images(scale)
-        sizes = {"paper": (10, 1024), "small": (20, 1024), "smoke": (2, 256)}[scale]
+        sizes = {"paper": (10, 1024), "small": (10, 1024), "smoke": (2, 256)}[scale]
     else:
         pixels = None if scale == "paper" else 16
         data = Images("cifar10", *limits, image_size=pixels)
@@ -222,8 +222,8 @@ def lowest(runs: Runs, family: Family) -> Iterator[Statement]:
             kind: conditioned(runs, family, kind, factor).mean("step")
             for kind in ("none", *family.normalisations)
         }
-        ahead = stacked("kind", every).map(
-            lambda a: (a.idxmax("kind") == "batch").astype(float).mean("layer")
+        ahead = stacked("normalisation", every).map(
+            lambda a: (a.idxmax("normalisation") == "batch").astype(float).mean("layer")
         )
         yield claim(
             f"{family.name}-batch-lowest-{factor}",
