@@ -27,7 +27,7 @@ RATE = 0.05
 NETWORKS: Mapping[str, tuple[str, str, bool]] = {
     "plain": ("Plain", "none", False),
     "bn": ("BN", "batch", True),
-    "bn-hidden": ("BN, output not normalised", "batch", False),
+    "bn-hidden": ("BN but for the output", "batch", False),
 }
 """Names, labels, normalisation, and whether the outputs are normalised."""
 RULES: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -213,7 +213,8 @@ def changes(runs: Runs) -> Items:
             f"changes-{name}",
             f"{runs[name].label}: what scaling all weights does",
             "Change of norms over depth with the first draw of factors, before training; the "
-            f"prediction is the same to {DIGITS} digits where the claims hold. {OVER_SEEDS}",
+            f"prediction is the same to {DIGITS} digits where the claims hold. With BN both "
+            f"gradients change alike, and one line lies under the other. {OVER_SEEDS}",
             x="depth",
             hue="signal",
             markers=True,
