@@ -159,6 +159,18 @@ def test_every_hidden_layer_is_normalised_and_the_layers_are_modules(normalisati
     assert layers.names == ("layer1", "norm1", "layer2", "norm2", "output")
 
 
+def test_outputs_are_normalised_on_request():
+    model = build(FCN(1, 16, normalisation="batch", output_norm=True), (4,), 3)
+    assert [name for name, _ in model.named_children()][-2:] == ["output", "output_norm"]
+    outputs = model(torch.randn(64, 4))
+    torch.testing.assert_close(outputs.mean(0), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(outputs.var(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    with pytest.raises(LayerscopeError, match="normalisation is 'none'"):
+        build(FCN(1, 16, output_norm=True), (4,), 3)
+    with pytest.raises(LayerscopeError, match="outputs 3 is not a multiple of groups"):
+        build(FCN(1, 16, normalisation="group", output_norm=True), (4,), 3)
+
+
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("initialisation", ["torch", "he"])
 def test_fully_connected_networks_of_all_normalisations_draw_the_same_weights(

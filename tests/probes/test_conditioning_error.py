@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from layerscope.networks import fisher
 from layerscope.networks.factors import collect, row_names
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
-from layerscope.probes import ConditioningError
+from layerscope.probes import ConditioningError, conditioning_error
 from layerscope.probes.base import Moment
 
 
@@ -81,6 +82,33 @@ def test_a_large_layer_has_its_largest_eigenvalue_only(monkeypatch):
         assert float(found["largest_exact"][at]) == pytest.approx(top, rel=1e-3)
         assert math.isnan(float(found["overlap"][at]))
     assert moment.missing == {}
+
+
+@pytest.mark.parametrize("largest", [5000, 60, 50])
+def test_gradients_of_all_layers_are_those_of_each(monkeypatch, largest):
+    """Whether all fit memory together (here 40 x 120 numbers), some, or one at a time."""
+    model, batch = network(), BATCH
+    probe = ConditioningError(mode="eval", samples=32)
+    moment = Moment(0, dict(model.state_dict()), model=model, task=CLASSIFY, batch=batch)
+    names = [n for n in dict(model.named_parameters()) if n.endswith("weight")]
+    runs = []
+
+    def counted(*given, **options):
+        found = fisher.sample_gradients(*given, **options)
+        runs.append(options["names"])
+        return found
+
+    alone = {
+        n: fisher.sample_gradients(model, batch, CLASSIFY, "empirical", names=[n]) for n in names
+    }
+    monkeypatch.setattr(fisher, "LARGEST", largest)
+    monkeypatch.setattr(
+        conditioning_error, "exact", SimpleNamespace(**vars(fisher) | {"sample_gradients": counted})
+    )
+    found = dict(probe._gradients(moment, batch, names))
+    for name in names:
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-5, atol=1e-7)
+    assert runs == {5000: [names], 60: [names[:1], names[1:]], 50: [[n] for n in names]}[largest]
 
 
 def test_a_shared_parameter_has_no_block_of_its_own():

@@ -27,8 +27,9 @@ KNOWN: dict[str, dict[str, Any]] = {
     },
     "own generator": {"carried": True},
     "renormalised": _TOKENS,
-    "autocast as a method": {"twin": anew(convolutions)},
+    "autocast as a method": {"ruled": True, "twin": anew(convolutions)},
     "autocast in a closure": {
+        "ruled": True,
         "twin": anew(convolutions),
         "refused": {"linearisation_cost": "copy of Sequential runs modules of the original"},
     },
@@ -39,10 +40,11 @@ KNOWN: dict[str, dict[str, Any]] = {
         for name in ("straight-through", "branching", "experts", "packed")
     },
     "listed": {
+        "ruled": True,
         "refused": {
             "response_frequency": "no layer can be measured: 'a' is not called by the model",
             "generalisation_bound": "no module of Listed has a weight matrix that runs",
-        }
+        },
     },
     **{name: {"twin": anew(_BUILDS[name]), "factory": False} for name in DERIVED},
 }

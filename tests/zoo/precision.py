@@ -53,7 +53,13 @@ class Quantised(nn.Module):
 
 
 PRECISION = (
-    Specimen("float64", lambda: cnn().double(), _cast(classes(1, 8, 8), torch.float64), CLASSIFY),
+    Specimen(
+        "float64",
+        lambda: cnn().double(),
+        _cast(classes(1, 8, 8), torch.float64),
+        CLASSIFY,
+        ruled=True,
+    ),
     Specimen(
         "bfloat16",
         lambda: _mlp().bfloat16(),
@@ -61,6 +67,12 @@ PRECISION = (
         CLASSIFY,
         tolerance=2e-2,
     ),
-    Specimen("complex", Complex, classes(4), CLASSIFY),
+    Specimen(
+        "complex",
+        Complex,
+        classes(4),
+        CLASSIFY,
+        refused={"weight_scaling": "Complex does not run in float64"},
+    ),
     Specimen("int8", Quantised, classes(4), CLASSIFY),
 )

@@ -19,10 +19,12 @@ NO_ACTIVATION = dict.fromkeys(
 )
 NO_CLASSES = {"predictions": "the data have no class for every example"}
 NO_TENSOR = dict.fromkeys(
-    ("conditioning_error", "fisher_spectrum"), "outputs are a (dict|tuple), not a tensor"
+    ("conditioning_error", "fisher_spectrum", "weight_scaling"),
+    "outputs are a (dict|tuple), not a tensor",
 )
 NO_DISTRIBUTION = {"fisher_spectrum": "does not say how labels are distributed"}
 NO_LOGITS = {"predictions": "the outputs are no logits of classes"} | NO_TENSOR
+NO_RULE = "no rule says what scaling the weights"
 NO_BLOCKS = "no module matches the pattern 'blocks"
 
 
@@ -35,6 +37,7 @@ class Specimen(Case):
             message.
         refused_live: The same of those that are refused while it trains, but not from checkpoints.
         blocks: Whether its blocks have the names by which `BlockContributions` finds them.
+        ruled: Whether there is a rule for what scaling its weights does (`WeightScaling`).
         unit: What makes a layer.
         unrecordable: Pattern of the message with which recording is refused; empty if it is not.
         twin: Makes of the trained model one that computes the same once it is loaded, without what
@@ -51,6 +54,7 @@ class Specimen(Case):
     refused: Mapping[str, str] = field(default_factory=dict)
     refused_live: Mapping[str, str] = field(default_factory=dict)
     blocks: bool = False
+    ruled: bool = False
     unit: str = "module"
     unrecordable: str = ""
     twin: Callable[[nn.Module], nn.Module] = copy.deepcopy
@@ -63,7 +67,9 @@ class Specimen(Case):
     @property
     def refusals(self) -> Mapping[str, str]:
         """Patterns of all messages expected, by probe."""
-        return ({} if self.blocks else {"block_contributions": NO_BLOCKS}) | dict(self.refused)
+        found = {} if self.blocks else {"block_contributions": NO_BLOCKS}
+        found |= {} if self.ruled else {"weight_scaling": NO_RULE}
+        return found | dict(self.refused)
 
 
 def anew(build: Callable[[], nn.Module]) -> Callable[[nn.Module], nn.Module]:

@@ -116,5 +116,5 @@ TENSORS = (
     Specimen("Bilinear", Pair, classes(4), CLASSIFY),
     Specimen("dict outputs", lambda: Wrapped("dict"), classes(4), _picking("logits")),
     Specimen("two outputs", lambda: Wrapped("two"), classes(4), TWO, refused=NO_LOGITS),
-    Specimen("channels last", _rgb, _channels_last, CLASSIFY),
+    Specimen("channels last", _rgb, _channels_last, CLASSIFY, ruled=True),
 )

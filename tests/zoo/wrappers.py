@@ -40,8 +40,10 @@ WRAPPERS = (
         CLASSIFY,
         wrap=lambda model: torch.compile(model, backend="aot_eager"),  # pyright: ignore
     ),
-    Specimen("compiled part", _compiled_part, classes(1, 8, 8), CLASSIFY, twin=anew(cnn)),
+    Specimen(
+        "compiled part", _compiled_part, classes(1, 8, 8), CLASSIFY, twin=anew(cnn), ruled=True
+    ),
     Specimen("compile()", _compiled_in_place, classes(4), CLASSIFY, twin=anew(_mlp)),
-    Specimen("DataParallel", cnn, classes(1, 8, 8), CLASSIFY, wrap=nn.DataParallel),
+    Specimen("DataParallel", cnn, classes(1, 8, 8), CLASSIFY, wrap=nn.DataParallel, ruled=True),
     Specimen("TorchScript", _script, classes(4), CLASSIFY, unrecordable="(?i)script"),
 )

@@ -44,6 +44,7 @@ class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
         groups: Groups of ``"group"`` normalisation.
         initialisation: How weights are drawn.
         bias: Whether linear layers add a bias.
+        output_norm: Normalise the outputs as well.
     """
 
     depth: int = 3
@@ -53,6 +54,7 @@ class FCN(ModelConfig, name="fcn", builder="layerscope.models.fcn:fcn"):
     groups: int = field(default=8, metadata={LATER: True})
     initialisation: Initialisation = field(default="torch", metadata={LATER: True})
     bias: bool = field(default=True, metadata={LATER: True})
+    output_norm: bool = field(default=False, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def fcn(
     groups: int = 8,
     initialisation: Initialisation = "torch",
     bias: bool = True,
+    output_norm: bool = False,
 ) -> nn.Sequential:
     """A fully connected network: ``layer1`` to ``layer<depth>``, then a linear ``output``.
 
@@ -46,8 +47,9 @@ def fcn(
     sigmoid on one input is 1-32-32-32-1 of "Which layer is learning faster?" (Fig. 1a). Width 256
     with and without batch normalisation is the 20-layer MLP of "Layer-wise conditioning analysis"
     (Section 4.1, Fig. 3), which leaves open whether the output counts. ``norm1`` and so on stand
-    between a hidden layer and its activation, and the output is not normalised. Linear layers keep
-    their bias under any normalisation, so that all draw the same initial weights.
+    between a hidden layer and its activation; the output is normalised on request, as Theorem 4.2
+    there has it. Linear layers keep their bias under any normalisation, so that all draw the same
+    initial weights.
 
     Args:
         input_shape: Shape of one example; it is flattened.
@@ -60,13 +62,14 @@ def fcn(
         groups: Groups of ``"group"`` normalisation.
         initialisation: See `initialise`; ``output`` is the read-out.
         bias: Whether linear layers add a bias.
+        output_norm: Normalise the outputs as well, by ``output_norm``.
 
     Returns:
         The network, from (batch, *input_shape) to (batch, outputs).
 
     Raises:
         LayerscopeError: A choice is unknown, a size not positive, or a normalisation does not fit
-            the width.
+            the width, or is none where outputs are to be normalised.
     """
     check_sizes(depth=depth, width=width, outputs=outputs)
     check_choice("activation", activation, ACTIVATIONS)
@@ -80,6 +83,13 @@ def fcn(
         parts[f"activation{i}"] = ACTIVATIONS[activation]()
         size = width
     parts["output"] = nn.Linear(size, outputs, bias)
+    if output_norm:
+        if normalisation == "none":
+            raise LayerscopeError(
+                "output_norm is set, but normalisation is 'none'.", "Choose a normalisation."
+            )
+        _check_normalisation(normalisation, outputs, groups, "outputs")
+        parts["output_norm"] = NORMALISATIONS[normalisation](outputs, groups)
     model = nn.Sequential(parts)
     initialise(model, initialisation, read_out="output")
     return model
@@ -220,14 +230,16 @@ def _check_depths(depths: tuple[int, ...], blocks: int, branch: str) -> None:
         )
 
 
-def _check_normalisation(normalisation: Normalisation, width: int, groups: int) -> None:
+def _check_normalisation(
+    normalisation: Normalisation, width: int, groups: int, what: str = "width"
+) -> None:
     check_choice("normalisation", normalisation, ("none", *NORMALISATIONS))
     if normalisation == "group":
-        check_groups(groups, width=width)
+        check_groups(groups, **{what: width})
     if width == {"layer": 1, "group": groups}.get(normalisation):
         raise LayerscopeError(
-            f"{normalisation} normalisation of single units (width {width}) makes them all 0.",
-            "Choose a larger width, or fewer groups.",
+            f"{normalisation} normalisation of single units ({what} {width}) makes them all 0.",
+            f"Choose a larger {what}, or fewer groups.",
         )
 
 

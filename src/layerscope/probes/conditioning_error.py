@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError, check_choice
 from layerscope.figures.figure import Figure, Lines
@@ -20,7 +20,8 @@ from layerscope.networks.discovery import Layer
 from layerscope.networks.factors import Factors
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.likelihood import Fisher, check_fisher
-from layerscope.networks.task import first_examples
+from layerscope.networks.names import every_tensor, unwrap
+from layerscope.networks.task import Task, first_examples
 from layerscope.probes.at_matrices import (
     MODES,
     Mode,
@@ -53,6 +54,7 @@ class ConditioningError(MomentProbe):
     * ``overlap``, the cosine :math:`\langle F, K \rangle / (|F| |K|)`, which no scale changes;
     * ``explained``, :math:`1 - |F - K|^2 / |F|^2`, at most 1, below 0 where K is worse than none.
 
+    Backward passes are shared by all layers while their gradients together are kept in memory.
     All but the largest eigenvalue need every gradient of a layer at once; for a layer that is too
     large for that, the largest one is found by products with vectors, and the others are missing.
     A matrix that is a part of a parameter, or shares it with another role, has no block of its own
@@ -112,43 +114,76 @@ class ConditioningError(MomentProbe):
     def measure(self, moment: Moment, layers: LayerMap) -> dict[str, Tensor]:
         """Product against exact block for every matrix at this moment."""
         batch = first_examples(moment.batch, self.samples)
-        training = self.mode == "train"
         found = measured_at(
             moment,
             layers,
-            training=training,
+            training=self.mode == "train",
             most=MOST,
             fisher=self.fisher,
             places="patches",
             seed=self.seed,
             batches=[batch],
         )
-        rows: list[Mapping[str, float]] = []
-        for layer in layers:
-            factors = found.get(layer.name)
-            if factors is None or factors.gradient is None:
-                rows.append({})
-                continue
-            if reason := _not_compared(layer, factors, found):
-                moment.missing[layer.name] = reason
-                rows.append({})
-                continue
-            options: exact.Options = {
-                "names": [factors.use.weight],
-                "weights": moment.weights,
-                "training": training,
-                "seed": self.seed,
-            }
-            given = (moment.model, batch, moment.task, self.fisher)
-            try:
-                rows.append(_compared(factors, exact.sample_gradients(*given, **options)))
-            except exact.TooLargeError:
-                with exact.fisher_product(*given, **options) as (times, size):
-                    top = krylov.largest(times, krylov.random_direction(size))
+        reasons = {
+            layer.name: _not_compared(layer, found[layer.name], found)
+            for layer in layers
+            if layer.name in found and found[layer.name].gradient is not None
+        }
+        moment.missing.update({name: reason for name, reason in reasons.items() if reason})
+        layer_of = {found[n].use.weight: n for n, reason in reasons.items() if not reason}
+        rows: dict[str, Mapping[str, float]] = {}
+        for weight, gradients in self._gradients(moment, batch, list(layer_of)):
+            factors = found[layer_of[weight]]
+            if gradients is None:
+                top = self._largest(moment, batch, weight)
                 product = kronecker_condition(*_spectra(factors), ()).largest
-                rows.append(_largest(top, _scaled(factors) * product))
-        values = [[row.get(name, math.nan) for row in rows] for name in self.variables]
+                rows[layer_of[weight]] = _largest(top, _scaled(factors) * product)
+            else:
+                rows[layer_of[weight]] = _compared(factors, gradients)
+        values = [
+            [rows.get(n, {}).get(name, math.nan) for n in layers.names] for name in self.variables
+        ]
         return dict(zip(self.variables, torch.tensor(values, dtype=torch.float64), strict=True))
+
+    def _gradients(
+        self, moment: Moment, batch: Any, names: Sequence[str]
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """Gradients (examples, labels, parameters) of every weight, of several in one go.
+
+        The backward passes are the same for all. Where gradients have more numbers than
+        `layerscope.networks.fisher` keeps, each half of the names has its own; for a single weight
+        that is too large there are none.
+        """
+        if not names:
+            return
+        try:
+            every = exact.sample_gradients(*self._given(moment, batch), **self._of(moment, names))
+        except exact.TooLargeError:
+            if len(names) == 1:
+                yield names[0], None
+                return
+            half = len(names) // 2
+            yield from self._gradients(moment, batch, names[:half])
+            yield from self._gradients(moment, batch, names[half:])
+            return
+        own = every_tensor(unwrap(moment.model))
+        widths = [own[name].numel() * (1 + own[name].is_complex()) for name in names]
+        yield from zip(names, every.split(widths, -1), strict=True)
+
+    def _largest(self, moment: Moment, batch: Any, name: str) -> float:
+        """Largest eigenvalue of a block by products with vectors."""
+        with exact.fisher_product(*self._given(moment, batch), **self._of(moment, [name])) as (
+            times,
+            size,
+        ):
+            return krylov.largest(times, krylov.random_direction(size))
+
+    def _given(self, moment: Moment, batch: Any) -> tuple[nn.Module, Any, Task, Fisher]:
+        return moment.model, batch, moment.task, self.fisher
+
+    def _of(self, moment: Moment, names: Sequence[str]) -> exact.Options:
+        training, weights = self.mode == "train", moment.weights
+        return {"names": names, "weights": weights, "training": training, "seed": self.seed}
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
         """Both largest eigenvalues, and the overlap, over time."""
