@@ -48,9 +48,7 @@ class TrainingLoss(TrajectoryProbe):
     @property
     def needed(self) -> frozenset[Need]:
         """Nothing beside the run, or model, task and batch."""
-        return self.needs | (
-            frozenset({"model", "task", "batch"}) if self.over == "batch" else frozenset()
-        )
+        return frozenset({"model", "task", "batch"}) if self.over == "batch" else self.needs
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers; they are not told apart."""
