@@ -70,7 +70,7 @@ def test_a_loss_that_rises_with_depth_as_what_enters_the_last_layer_does():
 
     def other(variant):
         _, depth = parted(variant)
-        return head(rise=-1 / depth, size=1 / depth)
+        return head(rise=1 / depth, size=1 / depth)
 
     found = decided(study, other)
     assert found["input-large"] == found["rises-with-depth"] == "fails"
