@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -272,7 +273,8 @@ def claims_of_conditioning(
             lambda variable, start=start: hidden(best(runs, f"bn-{start}", CONDITION, variable)),
             start,
             f"Initialised {words}",
-            f"hidden layer, over training. [{place}]",
+            "hidden layer",
+            place,
         )
 
 
@@ -282,27 +284,33 @@ def better_conditioned(
     id: str,
     words: str,
     where: str,
+    place: str,
 ) -> Iterator[Statement]:
     """Condition numbers of both factors are lower with BN, whatever networks learn.
+
+    Over training, and before it, since the second moment of gradients changes as examples are
+    fitted.
 
     Args:
         plain: From a variable of `Conditioning` to its values without normalisation.
         normal: The same with it.
         id: Beginning of names of claims.
         words: How networks are made.
-        where: In which layers, and place in the paper.
+        where: In which layers.
+        place: In the paper.
     """
-    for factor, name in FACTORS.items():
-        for share in (50, 80):
-            variable = f"kappa_{share}_{factor}"
+    for (factor, name), share in itertools.product(FACTORS.items(), (50, 80)):
+        variable = f"kappa_{share}_{factor}"
+        gain = combined(contrasted, normal(variable), plain(variable))
+        for when, end, value in (
+            ("over training", "", gain.mean("step")),
+            ("before training", "-start", gain.isel(step=0)),
+        ):
             yield claim(
-                f"{id}-{factor}-{share}",
+                f"{id}-{factor}-{share}{end}",
                 f"{words}, kappa_{share} of {name} is lower with batch normalisation in every "
-                f"{where}",
-                in_each_layer(
-                    combined(contrasted, normal(variable), plain(variable)).mean("step"),
-                    f"contrast of 1 / kappa_{share} of {name}, BN against plain,",
-                ),
+                f"{where}, {when}. [{place}]",
+                in_each_layer(value, f"contrast of 1 / kappa_{share} of {name}, BN against plain,"),
                 regardless=True,
             )
 

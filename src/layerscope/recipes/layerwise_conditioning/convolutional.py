@@ -77,7 +77,8 @@ def conditioning(runs: Runs, place: str) -> Items:
         partial(of, runs["bn"]),
         "bn",
         "Places of the image as examples",
-        f"convolution but the first, over training. [{place}, Appendix C.1]",
+        "convolution but the first",
+        f"{place}, Appendix C.1",
     )
     for run in runs.values():
         yield from spectra_of(partial(of, run), run.name, run.label)
