@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from layerscope.probes import Probe
+from layerscope.probes import MomentProbe
 from layerscope.probes.at_matrices import on_logarithmic_axes
 from layerscope.recipes.layerwise_conditioning.settings import (
     CONDITION,
@@ -59,10 +59,10 @@ def chosen(values: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
     return values.sel(rate=mean["rate"].values[int(mean.argmin("rate"))], drop=True)
 
 
-def best(runs: Runs, kind: str, probe: Probe, variable: str) -> Quantity:
+def best(runs: Runs, kind: str, probe: MomentProbe, variable: str) -> Quantity:
     """What a probe measures on a network at its best learning rate."""
     parts = {r: runs[n].of(probe, variable) for r, n in variants(runs, kind).items()}
-    attributes = {"long_name": variable.replace("_", " "), "units": ""}
+    attributes = {"long_name": probe.variables[variable].long_name, "units": ""}
     found = combined(chosen, stacked("rate", parts, **attributes), losses(runs, kind)).map(
         lambda array: array.assign_attrs(attributes)
     )
