@@ -259,9 +259,11 @@ def test_a_warning_that_tells_and_one_that_does_not():
     study = recipe("early_warning")("small")
     assert len(study.variants) == 40
     tells = decided(study, warned(lambda bad: (-6.0 if bad else 0.0, 2.3)))
-    assert tells["tells"] == "holds"
+    assert tells["far-tells"] == tells["small-tells"] == "holds"
     against = decided(study, warned(lambda bad: (0.0, 3.0 if bad else 1.0)))
-    assert against["better-than-loss"] == "fails"
+    assert against["small-better-than-loss"] == against["far-better-than-loss"] == "fails"
+    large = decided(study, warned(lambda bad: (6.0 if bad else 0.0, 2.3)))
+    assert (large["far-tells"], large["small-tells"]) == ("holds", "fails")
 
 
 def by_pairs(warning, bad):

@@ -105,7 +105,7 @@ def early_warning(runs: Runs) -> Items:
     areas = {name: replace(combined(area, w, bad), variants=()) for name, w in warnings.items()}
     place = "beyond the paper: after Section 5"
     yield claim(
-        "tells",
+        "far-tells",
         f"How far the largest eigenvalue of what enters the last layer is from usual after {FIRST} "
         f"steps tells which trainings end badly better than chance. [{place}]",
         areas["far"],
@@ -114,12 +114,23 @@ def early_warning(runs: Runs) -> Items:
         regardless=True,
     )
     yield claim(
-        "better-than-loss",
-        f"It tells it better than the loss at that moment. [{place}]",
-        areas["far"] - areas["loss"],
-        "area under the ROC curve, eigenvalue less loss",
+        "small-tells",
+        f"A small eigenvalue after {FIRST} steps, a signal that has vanished, tells it better than "
+        f"chance. [{place}]",
+        areas["small"],
+        "area under the ROC curve of minus log10 of the eigenvalue",
+        0.5,
         regardless=True,
     )
+    for name in ("far", "small"):
+        yield claim(
+            f"{name}-better-than-loss",
+            f"{'Its distance from usual' if name == 'far' else 'A small one'} tells it better than "
+            f"the loss at that moment. [{place}]",
+            areas[name] - areas["loss"],
+            "area under the ROC curve, eigenvalue less loss",
+            regardless=True,
+        )
     yield _areas(areas)
     yield bars(
         stacked(
