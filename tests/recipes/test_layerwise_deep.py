@@ -106,7 +106,8 @@ def test_training_losses_by_depth():
         def of(variant):
             network, depth = parted(variant)
             gain = 0.3 if network == "last_bn" else 0.0
-            return head(loss=1 - sign * gain + sign * (1 if not gain else -1) * depth / 1000)
+            loss = 1 - sign * gain + sign * (1 if not gain else -1) * depth / 1000
+            return head(loss=loss, size=10 ** (-sign * gain))
 
         return of
 

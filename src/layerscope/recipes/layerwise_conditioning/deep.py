@@ -46,7 +46,6 @@ NETWORKS: Mapping[Network, tuple[str, dict[str, Any]]] = {
 }
 """Labels, and what differs from a ResNet."""
 Data = Literal["cifar10", "cifar100"]
-DATA: Mapping[Data, str] = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 SMALL_LIMIT, SMALL_EPOCHS, SMALL_SIDE, SMALL_WIDTH = 4096, 8, 12, 0.5
 
 
