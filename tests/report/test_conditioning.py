@@ -21,7 +21,7 @@ from layerscope.probes import (
     WeightDomination,
 )
 from layerscope.report.conditioning import MANY, conditioning_findings
-from layerscope.report.curvature import NEAR, STEEP
+from layerscope.report.curvature import MEASURED, NEAR, STEEP
 from layerscope.report.factors import factor
 from layerscope.report.linearity import REVIVE, linearity_findings
 from layerscope.report.publish import write_report
@@ -192,7 +192,7 @@ def test_an_ill_conditioned_last_layer_is_a_warning():
         "At epoch 0 the last layer, d, is ill-conditioned: the largest eigenvalue of the second "
         "moment of what enters it is 250 times as large as the median of the 3 other matrices; at "
         "epoch 2 it is 0.5 times as large. To try: a batch normalisation right before it, where "
-        "there is none."
+        f"there is none; {MEASURED}."
     )
     assert (warned.tone, warned.layer) == ("warning", "d")
     assert "Section 5.1" in warned.evidence
