@@ -208,8 +208,8 @@ def fig7(runs: Runs) -> Items:
 
 
 NORMALISED = (
-    "A normalisation before the last linear layer lowers the largest eigenvalue of what enters it, "
-    "over training."
+    "With a normalisation before the last linear layer the largest eigenvalue of what enters it "
+    "never is as large as without."
 )
 
 
@@ -282,8 +282,8 @@ def fig9(runs: Runs) -> Items:
         without,
         whole,
         "largest-input",
-        "Without the extra normalisation what enters the last linear layer of PreResNet has a "
-        f"larger eigenvalue, over training. [{place}]",
+        "Without the extra normalisation the largest eigenvalue of what enters the last linear "
+        f"layer of PreResNet comes to be larger. [{place}]",
     )
     yield claim(
         "v1-dominated",
@@ -441,13 +441,14 @@ def lowest_ratio(run: Variant) -> Quantity:
 
 
 def smaller_input(plain: Variant, normal: Variant, id: str, text: str) -> Iterator[Statement]:
-    """Claim that one network's last layer is entered by less than another's, over training."""
-    more, less = (decades(head(run, "largest_input")).mean("step") for run in (plain, normal))
+    """Claim that one network's last layer is never entered by as much as another's."""
+    more, less = (decades(head(run, "largest_input")).max("step") for run in (plain, normal))
     yield claim(
         id,
         text,
         more - less,
-        f"decades, mean over training, {plain.label} less {normal.label}",
+        f"decades, most over training, {plain.label} less {normal.label}",
+        regardless=True,
     )
 
 
