@@ -181,9 +181,10 @@ def test_a_normalisation_whose_sizes_explode():
 def test_a_normalisation_that_is_conditioned_worse_than_none():
     found = decided(recipe("other_normalisations"), normalised(kappas={"group": 1e5}))
     assert {n for n, v in found.items() if v == "fails"} == {
-        f"{family}-group-kappa-{side}"
+        f"{family}-group-kappa-{side}{when}"
         for family in ("mlp", "cnn")
         for side in ("input", "gradient")
+        for when in ("", "-start")
     }
 
 
