@@ -10,7 +10,7 @@ from tests.training_loop import train
 from tests.zoo.examination import PROBES as EVERY
 from torch import nn
 
-from layerscope.config import ResidualFCN, ResNet, RunConfig, Sine
+from layerscope.config import MODELS, ResidualFCN, ResNet, RunConfig, Sine
 from layerscope.errors import LayerscopeError
 from layerscope.probes import (
     PROBES,
@@ -140,6 +140,7 @@ def test_what_activations_do_is_said_live_or_from_checkpoints(tmp_path, live):
 SMALL = RunConfig(epochs=2, batch_size=512, probe_batch=64)
 NETWORKS = {
     "images": replace(SMALL, model=ResNet(depth=18, width=1 / 16, stages=(1, 2))),
+    "chain": replace(SMALL, model=MODELS["fcn"](2, 8, bias=False)),
     "one input": replace(SMALL, model=ResidualFCN(blocks=2, width=8), data=Sine(n_train=1024)),
 }
 
