@@ -118,13 +118,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     Raises:
         LayerscopeError: A pattern matches no module, or nothing would be left to train.
     """
-    inside = tuple(f"{name}." for name in matching(model, patterns))
-    own = every_tensor(model)
-    frozen = [
-        name
-        for name, parameter in own.items()
-        if parameter.requires_grad and name.startswith(inside)
-    ]
+    own = _inside(model, patterns)
+    frozen = [name for name, parameter in own.items() if parameter.requires_grad]
     if len(frozen) == sum(parameter.requires_grad for parameter in model.parameters()):
         raise LayerscopeError(
             f"{list(patterns)} freeze every parameter.", "Leave something to train."
@@ -155,15 +150,10 @@ def scale(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
     Raises:
         LayerscopeError: A pattern matches no module, or none with such weights.
     """
-    own = every_tensor(model)
     found: list[str] = []
     for pattern, factor in factors.items():
-        inside = tuple(f"{name}." for name in matching(model, [pattern]))
-        names = [
-            name
-            for name, tensor in own.items()
-            if isinstance(tensor, nn.Parameter) and tensor.ndim > 1 and name.startswith(inside)
-        ]
+        own = _inside(model, [pattern])
+        names = [n for n, t in own.items() if isinstance(t, nn.Parameter) and t.ndim > 1]
         if not names:
             raise LayerscopeError(
                 f"no module that {pattern!r} matches has a matrix or filter.", "Choose others."
@@ -173,6 +163,12 @@ def scale(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
                 own[name].mul_(factor)
         found += names
     return tuple(dict.fromkeys(found))
+
+
+def _inside(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of the modules that match, by name."""
+    inside = tuple(f"{name}." for name in matching(model, patterns))
+    return {name: t for name, t in every_tensor(model).items() if name.startswith(inside)}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import xarray as xr
 
+from layerscope.data.sizes import classes
 from layerscope.figures.figure import Reference
 from layerscope.recipes.layerwise_conditioning.connected import decades
 from layerscope.recipes.layerwise_conditioning.deep import (
@@ -28,7 +29,7 @@ from layerscope.recipes.layerwise_conditioning.deep import (
 )
 from layerscope.recipes.layerwise_conditioning.settings import paper
 from layerscope.studies.comparisons import in_each
-from layerscope.studies.guards import guessing, scored
+from layerscope.studies.guards import scored
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Runs, Scale, Variant
 from layerscope.studies.plots import OVER_SEEDS, Plot, beside_reported, lines
@@ -89,20 +90,21 @@ def rise(run: Variant) -> Quantity:
     return early(run.of(BATCH, "loss")).map(effect)
 
 
+def uniform_loss(run: Variant) -> float:
+    """The loss of a network to which all classes are alike, ln 10 for ten."""
+    number = classes(run.data)
+    assert number is not None
+    return math.log(number)
+
+
 def guessing_time(run: Variant) -> Quantity:
     """Share of the kept moments of the first epochs at which a network guesses."""
-    guess = math.log(_classes(run))
+    guess = uniform_loss(run)
     return run.of(BATCH, "loss").map(
         lambda loss: (
             (abs(loss.isel(step=slice(1, None)) - guess) < STUCK).astype(float).mean("step")
         )
     )
-
-
-def _classes(run: Variant) -> float:
-    guess = guessing(run.data)
-    assert guess is not None
-    return 100 / (100 - guess.value)
 
 
 def over_depth(parts: Mapping[int, Quantity], **attributes: str) -> Quantity:
@@ -455,7 +457,7 @@ def smaller_input(plain: Variant, normal: Variant, id: str, text: str) -> Iterat
 def loss_of_batch(runs: Runs, chosen: Iterable[Variant]) -> Iterator[Plot]:
     """Loss of the fixed batch over the first iterations and over training."""
     found = {run.label: run.of(BATCH, "loss") for run in chosen}
-    guess = math.log(_classes(runs.first))
+    guess = uniform_loss(runs.first)
     values = stacked("network", found, long_name="loss of the fixed batch", units="")
     yield lines(
         values.map(lambda a: a.sel(step=slice(0, EARLY))),
