@@ -23,7 +23,7 @@ from layerscope.config import (
 from layerscope.models.cifar_resnet import CifarResNet
 from layerscope.probes import ConditioningError
 from layerscope.recipes.layerwise_conditioning.connected import decades, hidden
-from layerscope.recipes.layerwise_conditioning.settings import SEEDS, paper
+from layerscope.recipes.layerwise_conditioning.settings import paper, seeds
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, Plot, described, lines, table
@@ -47,9 +47,8 @@ LABELS: Mapping[str, str] = {
 
 def small_networks(scale: Scale) -> Plan:
     """Five networks whose exact blocks can be computed."""
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
     variants = {name: (label, config(scale, name)) for name, label in LABELS.items()}
-    return Plan(variants, seeds, reduced, timed, shows_errors=True)
+    return Plan(variants, seeds(scale), reduced, timed, shows_errors=True)
 
 
 def network(scale: Scale, name: str) -> ModelConfig:

@@ -19,7 +19,7 @@ from layerscope.recipes.layerwise_conditioning.deep import (
     timed,
 )
 from layerscope.recipes.layerwise_conditioning.residual import curves, test_error
-from layerscope.recipes.layerwise_conditioning.settings import CONDITION, SEEDS, paper
+from layerscope.recipes.layerwise_conditioning.settings import CONDITION, paper, seeds
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
@@ -56,9 +56,8 @@ def conditioned(scale: Scale, network: Network) -> Plan:
 
 
 def _pair(scale: Scale, plain: RunConfig, normal: RunConfig, again: Any) -> Plan:
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
     variants = {"plain": ("Plain", plain), "bn": ("BN", normal)}
-    return Plan(variants, seeds, reduced, again, may_diverge=True, shows_errors=True)
+    return Plan(variants, seeds(scale), reduced, again, may_diverge=True, shows_errors=True)
 
 
 def _on_imagenet(scale: Scale) -> Plan:
@@ -141,8 +140,7 @@ def _networks(*regimes: str) -> Any:
             for depth in _depths(scale)
             for regime in regimes
         }
-        seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-        return Plan(variants, seeds, reduced, by_thirds, may_diverge=True, shows_errors=True)
+        return Plan(variants, seeds(scale), reduced, by_thirds, may_diverge=True, shows_errors=True)
 
     return planned
 

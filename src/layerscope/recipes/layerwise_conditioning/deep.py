@@ -21,7 +21,7 @@ from layerscope.models.cifar_resnet import CifarResNet
 from layerscope.probes import Performance, TrainingLoss
 from layerscope.probes.conditioning import Conditioning
 from layerscope.probes.weight_domination import WeightDomination
-from layerscope.recipes.layerwise_conditioning.settings import SEEDS
+from layerscope.recipes.layerwise_conditioning.settings import seeds
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
 
 HEAD = "final_linear"
@@ -129,8 +129,7 @@ def planned(
             for network in networks
             for depth in only(scale)
         }
-        seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-        return Plan(variants, seeds, reduced, timed, may_diverge=True, shows_errors=True)
+        return Plan(variants, seeds(scale), reduced, timed, may_diverge=True, shows_errors=True)
 
     return plan
 

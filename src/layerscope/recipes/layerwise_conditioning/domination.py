@@ -19,7 +19,7 @@ from layerscope.probes.weight_domination import WeightDomination
 from layerscope.recipes.layerwise_conditioning import deep
 from layerscope.recipes.layerwise_conditioning.connected import decades
 from layerscope.recipes.layerwise_conditioning.residual import curves, test_error
-from layerscope.recipes.layerwise_conditioning.settings import SEEDS, paper, timed
+from layerscope.recipes.layerwise_conditioning.settings import paper, seeds, timed
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
@@ -50,9 +50,8 @@ def _plan(
         name: (label, replace(config, scaled=tuple(f"{part}={FACTOR}" for part in parts)))
         for name, (label, parts) in scaled.items()
     }
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
     again = timed if isinstance(config.model, FCN) else deep.timed
-    return Plan(variants, seeds, reduced, again, shows_errors=True)
+    return Plan(variants, seeds(scale), reduced, again, shows_errors=True)
 
 
 def connected(scale: Scale) -> Plan:

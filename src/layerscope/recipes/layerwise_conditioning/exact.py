@@ -28,7 +28,7 @@ from layerscope.networks.likelihood import Fisher
 from layerscope.probes import FisherSpectrum
 from layerscope.probes.at_matrices import kappa, on_logarithmic_axes
 from layerscope.recipes.layerwise_conditioning.connected import contrasted, decades
-from layerscope.recipes.layerwise_conditioning.settings import SEEDS, paper
+from layerscope.recipes.layerwise_conditioning.settings import paper, seeds
 from layerscope.studies.comparisons import in_each_layer
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Plan, Runs, Scale
@@ -56,8 +56,7 @@ def networks(layers: int, width: int) -> Callable[[Scale], Plan]:
             "plain": ("Plain", config(scale, layers, width, normalised=False)),
             "bn": ("BN", config(scale, layers, width, normalised=True)),
         }
-        seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-        return Plan(variants, seeds, reduced, timed, shows_errors=True)
+        return Plan(variants, seeds(scale), reduced, timed, shows_errors=True)
 
     return planned
 

@@ -7,7 +7,7 @@ import numpy as np
 from layerscope.config import FCN, SGD, Digits, Images, RunConfig
 from layerscope.probes import WeightDomination
 from layerscope.recipes.layerwise_conditioning.connected import decades, hidden
-from layerscope.recipes.layerwise_conditioning.settings import CONDITION, SEEDS, paper
+from layerscope.recipes.layerwise_conditioning.settings import CONDITION, paper, seeds
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, lines
@@ -36,8 +36,7 @@ def deep(scale: Scale) -> Plan:
         checkpoints="every(1)",
         probe_batch=batch,
     )
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-    return Plan({"deep": (f"BN, {layers} layers", config)}, seeds, reduced)
+    return Plan({"deep": (f"BN, {layers} layers", config)}, seeds(scale), reduced)
 
 
 def reduced(runs: Runs) -> str:

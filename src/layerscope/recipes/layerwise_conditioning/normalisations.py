@@ -22,10 +22,10 @@ from layerscope.recipes.layerwise_conditioning.connected import (
 from layerscope.recipes.layerwise_conditioning.settings import (
     CONDITION,
     LAYERS,
-    SEEDS,
     SIGNALS,
     images,
     paper,
+    seeds,
 )
 from layerscope.studies.comparisons import alike, in_each_layer
 from layerscope.studies.paper import Items, Statement, claim
@@ -81,8 +81,7 @@ def normalised(scale: Scale) -> Plan:
         for family in FAMILIES
         for kind in ("none", *family.normalisations)
     }
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-    return Plan(variants, seeds, reduced, timed, may_diverge=True, shows_errors=True)
+    return Plan(variants, seeds(scale), reduced, timed, may_diverge=True, shows_errors=True)
 
 
 def network(scale: Scale, family: Family, kind: str) -> ModelConfig:

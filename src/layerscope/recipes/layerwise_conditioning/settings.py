@@ -92,6 +92,11 @@ def rates(scale: Scale, how: How) -> tuple[float, ...]:
     return RATES[how] if scale == "paper" else RATES[how][1:3]
 
 
+def seeds(scale: Scale) -> tuple[int, ...]:
+    """Those of every study; two of them at ``smoke``."""
+    return SEEDS[:2] if scale == "smoke" else SEEDS
+
+
 def networks(how: How, *kinds: str) -> Callable[[Scale], Plan]:
     """Some of the four networks at every learning rate."""
 
@@ -101,8 +106,7 @@ def networks(how: How, *kinds: str) -> Callable[[Scale], Plan]:
             for kind in kinds or KINDS
             for rate in rates(scale, how)
         }
-        seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-        return Plan(variants, seeds, reduced, timed, may_diverge=True, shows_errors=True)
+        return Plan(variants, seeds(scale), reduced, timed, may_diverge=True, shows_errors=True)
 
     return planned
 
@@ -117,8 +121,7 @@ def beginning(scale: Scale) -> Plan:
         )
         for kind, (label, _, _) in KINDS.items()
     }
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-    return Plan(variants, seeds, reduced, may_diverge=True, shows_errors=True)
+    return Plan(variants, seeds(scale), reduced, may_diverge=True, shows_errors=True)
 
 
 def reduced(runs: Runs) -> str:

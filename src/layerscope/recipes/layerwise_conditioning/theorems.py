@@ -11,7 +11,7 @@ import xarray as xr
 from layerscope.config import FCN, SGD, RunConfig
 from layerscope.probes import WeightScaling
 from layerscope.recipes.layerwise_conditioning.connected import decades
-from layerscope.recipes.layerwise_conditioning.settings import LAYERS, SEEDS, images, paper
+from layerscope.recipes.layerwise_conditioning.settings import LAYERS, images, paper, seeds
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, Plot, described, lines, table
@@ -104,7 +104,7 @@ def scaled(scale: Scale) -> Plan:
         )
         for name, (label, normalisation, output_norm) in NETWORKS.items()
     }
-    return Plan(variants, SEEDS[:2] if scale == "smoke" else SEEDS, reduced, timed)
+    return Plan(variants, seeds(scale), reduced, timed)
 
 
 def timed(config: RunConfig) -> RunConfig:

@@ -19,7 +19,7 @@ from layerscope.config.models import Initialisation
 from layerscope.probes import Performance, TrainingLoss
 from layerscope.probes.conditioning import Conditioning
 from layerscope.recipes.layerwise_conditioning.connected import decades
-from layerscope.recipes.layerwise_conditioning.settings import SEEDS, paper
+from layerscope.recipes.layerwise_conditioning.settings import paper, seeds
 from layerscope.studies.guards import guessing, scored
 from layerscope.studies.paper import Items, claim
 from layerscope.studies.plan import Plan, Runs, Scale
@@ -67,8 +67,7 @@ def forty(scale: Scale) -> Plan:
         for start, words in STARTS.items()
         for rate in rates
     }
-    seeds = SEEDS[:2] if scale == "smoke" else SEEDS
-    return Plan(variants, seeds, reduced, may_diverge=True)
+    return Plan(variants, seeds(scale), reduced, may_diverge=True)
 
 
 def reduced(runs: Runs) -> str:
