@@ -302,17 +302,29 @@ def better_conditioned(
     for (factor, name), share in itertools.product(FACTORS.items(), (50, 80)):
         variable = f"kappa_{share}_{factor}"
         gain = combined(contrasted, normal(variable), plain(variable))
-        for when, end, value in (
-            ("over training", "", gain.mean("step")),
-            ("before training", "-start", gain.isel(step=0)),
-        ):
-            yield claim(
-                f"{id}-{factor}-{share}{end}",
-                f"{words}, kappa_{share} of {name} is lower with batch normalisation in every "
-                f"{where}, {when}. [{place}]",
-                in_each_layer(value, f"contrast of 1 / kappa_{share} of {name}, BN against plain,"),
-                regardless=True,
-            )
+        yield from over_training_and_before(
+            gain,
+            f"{id}-{factor}-{share}",
+            f"{words}, kappa_{share} of {name} is lower with batch normalisation in every {where}",
+            f"contrast of 1 / kappa_{share} of {name}, BN against plain,",
+            place,
+        )
+
+
+def over_training_and_before(
+    gain: Quantity, id: str, text: str, statistic: str, place: str
+) -> Iterator[Statement]:
+    """A gain in each layer, as mean over training and at the start, whatever networks learn."""
+    for when, end, value in (
+        ("over training", "", gain.mean("step")),
+        ("before training", "-start", gain.isel(step=0)),
+    ):
+        yield claim(
+            f"{id}{end}",
+            f"{text}, {when}. [{place}]",
+            in_each_layer(value, statistic),
+            regardless=True,
+        )
 
 
 def contrasted(normal: xr.DataArray, plain: xr.DataArray) -> xr.DataArray:

@@ -17,6 +17,7 @@ from layerscope.recipes.layerwise_conditioning.connected import (
     contrasted,
     decades,
     hidden,
+    over_training_and_before,
     per_layer,
 )
 from layerscope.recipes.layerwise_conditioning.settings import (
@@ -27,7 +28,7 @@ from layerscope.recipes.layerwise_conditioning.settings import (
     paper,
     seeds,
 )
-from layerscope.studies.comparisons import alike, in_each_layer
+from layerscope.studies.comparisons import alike
 from layerscope.studies.paper import Items, Statement, claim
 from layerscope.studies.plan import Plan, Runs, Scale
 from layerscope.studies.plots import OVER_SEEDS, Plot, lines, table
@@ -205,19 +206,14 @@ def lowers(runs: Runs, family: Family, kind: str) -> Iterator[Statement]:
     """Both factors are better conditioned than without normalisation, in every layer."""
     for factor, matrix in FACTORS.items():
         gain = combined(contrasted, *(kappa(runs, family, one, factor) for one in (kind, "none")))
-        for when, end, value in (
-            ("over training", "", gain.mean("step")),
-            ("before training", "-start", gain.isel(step=0)),
-        ):
-            yield claim(
-                f"{family.name}-{kind}-kappa-{factor}{end}",
-                f"{family.label} with {WORDS[kind]}: kappa_50 of {matrix} is lower than without "
-                f"normalisation in every hidden layer, {when}. [{PLACE}]",
-                in_each_layer(
-                    value, f"contrast of 1 / kappa_50 of {matrix}, {WORDS[kind]} against Plain,"
-                ),
-                regardless=True,
-            )
+        yield from over_training_and_before(
+            gain,
+            f"{family.name}-{kind}-kappa-{factor}",
+            f"{family.label} with {WORDS[kind]}: kappa_50 of {matrix} is lower than without "
+            "normalisation in every hidden layer",
+            f"contrast of 1 / kappa_50 of {matrix}, {WORDS[kind]} against Plain,",
+            PLACE,
+        )
 
 
 def lowest(runs: Runs, family: Family) -> Iterator[Statement]:
