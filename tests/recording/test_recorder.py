@@ -28,7 +28,7 @@ from layerscope.probes.base import MomentProbe, Variable
 from layerscope.recording import recorder as recorder_module
 from layerscope.recording.recorder import Recorder
 from layerscope.runs.store import Run
-from layerscope.schedule import at, every
+from layerscope.schedule import at, epochs, every
 
 ALL = {"probes": MOMENT_PROBES, "measure": every(1), "checkpoints": every(2)}
 SOUND = [probe for probe in MOMENT_PROBES if probe.key != "weight_scaling"]
@@ -534,8 +534,8 @@ REFUSED = [
     ),
     ({"probes": [Convergence()]}, r"Convergence needs the finished run.*\n.*measure\(Convergence"),
     ({"probes": [WeightChange(), WeightChange()]}, "listed twice"),
-    ({"measure": None}, "does not know how many steps an epoch has"),
-    ({"checkpoints": None}, "does not know how many steps an epoch has"),
+    ({"measure": epochs()}, "does not know how many steps an epoch has"),
+    ({"checkpoints": epochs()}, "does not know how many steps an epoch has"),
     ({"batch": (torch.ones(8, 5), torch.ones(8).long())}, "does not run on the example input"),
     ({"layers": CNN.map(CNN.model())}, r"layer '0' does not fit the model: there is no '0.weight'"),
     ({"probes": [WeightChange(minimum_dimensions=3)]}, "no parameter has 3 or more dimensions"),

@@ -18,10 +18,12 @@ from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.given import Given
 from layerscope.probes.observer import Observer, Watch
-from layerscope.recording import watching
+from layerscope.recording import at_exit, watching
+from layerscope.recording.clock import Clock, Optimizers
 from layerscope.recording.numbers import Scalars
 from layerscope.recording.weights import Live, misfits, refuse_misfits, refuse_sharded
 from layerscope.recording.writer import Writer, not_open, rank
+from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
 from layerscope.schedule import Schedule
 
@@ -40,9 +42,14 @@ class Recorder:
                 optimizer.step()
                 recorder.step(loss=loss)
 
-    Call `step` after every ``optimizer.step()``. Closing keeps the last weights and measures the
-    probes that were not yet measured there, except those that compare with the moment measured
-    before (`WeightChange`): a shorter last interval would be an outlier.
+    Call `step` after every ``optimizer.step()``, or pass the optimiser, and there is nothing to
+    call: ``Recorder(model, "runs/x", optimizer=optimizer)`` before any loop is enough. It then
+    opens before the first step, if it was not opened before, and closes with the process, if it
+    was not closed before. Losses of such a loop are given by `add_loss`.
+
+    Closing keeps the last weights and measures the probes that were not yet measured there, except
+    those that compare with the moment measured before (`WeightChange`): a shorter last interval
+    would be an outlier.
 
     The trained weights are equal bit for bit with and without it: random state, BatchNorm
     statistics, gradients, modes and hooks are left as found, and measurements run on the eager
@@ -53,12 +60,17 @@ class Recorder:
     Args:
         model: The module that trains, also compiled or wrapped in DDP or Fabric.
         path: Folder for the run; must not hold one.
+        optimizer: The optimiser, whose steps are counted by a hook, see
+            `layerscope.recording.clock.Clock`; or several by name, in the order in which they
+            step: a step of the training is one of the last. Without one call `step`.
         task: What a batch means; needed by probes that evaluate the model.
         batch: A fixed batch for such probes, also the example that orders the layers by
             execution (without it they stand in order of registration). Stored with the run.
         probes: Probes to measure live, or a mapping from probe to its own schedule.
-        checkpoints: When to keep all weights. Initialisation and end are always kept.
-        measure: When to measure probes that have no schedule of their own.
+        checkpoints: When to keep all weights. Initialisation and end are always kept; by default
+            also the end of every epoch, where it is known how many steps these have.
+        measure: When to measure probes that have no schedule of their own: by default at the end
+            of every epoch, or at ten steps in each factor of ten where epochs are not known.
         layers: The layers; by default every module that owns parameters.
         steps_per_epoch: Optimiser steps per epoch; schedules by epoch need it.
         learning_rate: The learning rate of the step after so many, for probes that take a step.
@@ -70,7 +82,8 @@ class Recorder:
 
     Raises:
         LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice; a
-            schedule counts epochs of unknown length; the parameters are sharded.
+            schedule counts epochs of unknown length; the parameters are sharded; the optimiser
+            steps no parameter of the model.
     """
 
     def __init__(
@@ -78,6 +91,7 @@ class Recorder:
         model: nn.Module,
         path: str | Path,
         *,
+        optimizer: Optimizers | None = None,
         task: Task | None = None,
         batch: Any = None,
         probes: Sequence[Probe] | Mapping[Any, Schedule] = (),
@@ -97,8 +111,11 @@ class Recorder:
         self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
         refuse_misfits(self.layers, self.model)
         self._batch = batch
-        self._checkpoints = (checkpoints or schedules.epochs()).bind(steps_per_epoch)
-        self._loss_schedule = (measure or schedules.epochs()).bind(steps_per_epoch)
+        known = steps_per_epoch is not None
+        checkpoints = checkpoints or (schedules.epochs() if known else schedules.at(0))
+        measure = measure or (schedules.epochs() if known else schedules.log_spaced(10))
+        self._checkpoints = checkpoints.bind(steps_per_epoch)
+        self._loss_schedule = measure.bind(steps_per_epoch)
         given = Given(model=self.model, task=task, batch=batch)
         self._observer = Observer(
             watching.watch(probes, self._loss_schedule, self.layers, given, steps_per_epoch),
@@ -116,13 +133,33 @@ class Recorder:
         self._scalars = Scalars()
         self._last_checkpoint = -1
         self._flushed = time.monotonic()
+        self._closed = False
         self.current_step = 0
+        self._clock = None
+        if optimizer is not None and self._takes_part:
+            self._clock = Clock(optimizer, self.model, before=self._open_once, after=self._advance)
 
     # The loop
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def open(self) -> Self:
+        """Make the run and measure where the training starts; what a with statement does.
+
+        Raises:
+            LayerscopeError: The folder holds a run or cannot be written, or it was closed before.
+        """
         if not self._takes_part:
             return self
+        if self._open or self._closed:
+            raise LayerscopeError(
+                f"the recorder of {self.path} is open."
+                if self._open
+                else f"the recorder of {self.path} was closed.",
+                "Open it once.",
+            )
+        at_exit.closing(self)
         if self._resume:
             watching.leave_out(self._observer.watches, self._writer.resume())
             self._open = True
@@ -138,6 +175,11 @@ class Recorder:
             raise
         return self
 
+    def _open_once(self) -> None:
+        """Open before the first step; steps after closing are nobody's."""
+        if not self._open and not self._closed:
+            self.open()
+
     @property
     def run(self) -> Run:
         """The run that is recorded; it can be read while the training goes on.
@@ -151,17 +193,43 @@ class Recorder:
         """Say that the optimiser has taken a step.
 
         Args:
-            loss: The step's training loss; kept as the mean between measured moments and checked
-                for being finite (on an accelerator only at measured moments, so as not to wait).
+            loss: The step's training loss, see `add_loss`.
 
         Raises:
             DivergedError: The loss is not finite; or the weights, where a probe found out.
-            LayerscopeError: The recorder is not open, or a probe failed and it is strict.
+            LayerscopeError: The recorder is not open, counts the optimiser's steps itself, or a
+                probe failed and it is strict.
         """
+        if self._clock is not None:
+            raise LayerscopeError(
+                "the recorder counts the steps of the optimiser that it was given.",
+                "Leave out step(), and give losses by add_loss(loss); or record without "
+                "optimizer=.",
+            )
         if not self._takes_part:
             return
         if not self._open:
             raise not_open()
+        self._advance(loss)
+
+    def add_loss(self, loss: Tensor | float) -> None:
+        """Keep a training loss as part of the mean between measured moments.
+
+        Call it before the step that follows, once for every step or for every micro-batch.
+
+        Args:
+            loss: A number; checked for being finite, on an accelerator only at measured moments,
+                so as not to wait.
+
+        Raises:
+            DivergedError: It is not finite.
+        """
+        if self._takes_part and not self._closed and not self._scalars.add(loss):
+            raise self._diverged()
+
+    def _advance(self, loss: Tensor | float | None = None) -> None:
+        if not self._open:
+            return
         self.current_step += 1
         if loss is not None and not self._scalars.add(loss):
             raise self._diverged()
@@ -247,6 +315,20 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Measure and keep where the training ended, and end the run; what leaving ``with`` does.
+
+        Closing a second time does nothing.
+
+        Args:
+            error: What ended the training before its time: the run is then marked interrupted, or
+                diverged.
+        """
+        self._closed = True
+        if self._clock is not None:
+            self._clock.stop()
         if not self._open:
             return
         if error is not None:
@@ -263,7 +345,11 @@ class Recorder:
         except BaseException as late:
             self._fail(late)
             raise
-        self._writer.finish("complete")
+        self._finish("complete")
+
+    def __del__(self) -> None:
+        if vars(self).get("_open"):  # what failed to be made has nothing to close
+            self.close()
 
     def _fail(self, error: BaseException) -> None:
         """Keep what is sound and close the run as diverged or interrupted."""
@@ -273,11 +359,17 @@ class Recorder:
             watching.drop_unsound(self._observer, self._steps_per_epoch)
             self.flush()
         finally:
-            self._writer.finish(
+            self._finish(
                 "diverged" if diverged else "interrupted",
                 error=f"{type(error).__name__}: {error}",
                 **notes,
             )
+
+    def _finish(self, status: Status, **notes: Any) -> None:
+        self._open = False
+        if self._clock is not None:
+            notes["optimizers"] = self._clock.describe()
+        self._writer.finish(status, **notes)
 
     # Resuming
 
