@@ -6,10 +6,16 @@ from safetensors.torch import save_file
 from tests.cases import FCN
 
 from layerscope.errors import LayerscopeError
-from layerscope.runs.fixed_batch import FILE
+from layerscope.runs.fixed_batch import FILE, flatten
 from layerscope.runs.store import Run
 
 X = torch.arange(6.0).view(2, 3)
+
+
+def kinds(batch):
+    """Types of everything in a batch, outermost first."""
+    parts = batch.values() if isinstance(batch, dict) else batch
+    return type(batch), () if isinstance(batch, torch.Tensor) else tuple(map(kinds, parts))
 
 
 @pytest.fixture
@@ -20,12 +26,21 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "batch", [X, (X, X + 1), {"x": X, "y": X + 1}, (X,)], ids=["tensor", "pair", "dict", "one"]
+    "batch",
+    [
+        X,
+        (X, X + 1),
+        {"x": X, "y": X + 1},
+        (X,),
+        {"x": (X, X + 1), "a/b": [X + 2, {"1": X + 3}], "empty": ()},
+        [[X], (X + 1,)],
+    ],
+    ids=["tensor", "pair", "dict", "one", "nested", "lists"],
 )
 def test_a_batch_comes_back(run, batch):
     run.store_batch(batch)
     found = run.batch
-    assert type(found) is type(batch)
+    assert kinds(found) == kinds(batch)
     torch.testing.assert_close(found, batch, rtol=0, atol=0)
 
 
@@ -36,10 +51,12 @@ def test_what_is_no_tensor_cannot_be_stored(run, batch):
     assert run.batch is None
 
 
-def test_a_nested_batch_is_passed_and_not_read(run):
-    run.store_batch({"x": (X, X)})
-    with pytest.raises(LayerscopeError, match=r"batch.safetensors holds a nested batch"):
-        _ = run.batch
+@pytest.mark.parametrize(
+    ("batch", "kind"), [(X, "tuple"), ((X, X + 1), "tuple"), ({"x": X, "y": X + 1}, "dict")]
+)
+def test_files_from_before_nested_ones_are_read(run, batch, kind):
+    save_file(flatten(batch), run.path / FILE, {"kind": kind})
+    torch.testing.assert_close(run.batch, batch, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +64,10 @@ def test_a_nested_batch_is_passed_and_not_read(run):
     [
         ({"/0": X, "/2": X + 1}, {"kind": "tuple"}),
         ({"/0": X}, {"kind": "list"}),
+        ({"/x/0": X}, {"kind": "dict"}),
+        ({"/0": X}, {"kind": "tuple", "nesting": '["set", [null]]'}),
+        ({"/0": X}, {"kind": "tuple", "nesting": '["tuple", [null, null]]'}),
+        ({"/0": X}, {"kind": "tuple", "nesting": "[" * 9}),
         ({"layer1.weight": X}, {}),
         ({"layer1.weight": X}, {"kind": "tuple"}),
     ],

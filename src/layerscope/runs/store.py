@@ -238,7 +238,7 @@ class Run:
         """The fixed batch that probes measure on, read anew; None if there is none.
 
         Raises:
-            LayerscopeError: The file is damaged, is that of another run, or holds a nested batch.
+            LayerscopeError: The file is damaged, or is that of another run.
         """
         return read_batch(self.path, self.mark)
 
@@ -246,7 +246,7 @@ class Run:
         """Keep the fixed batch with the run, so that probes measure the same one later.
 
         Args:
-            batch: A tensor, or a tuple, list or dict of tensors.
+            batch: Tensors in tuples, lists and dicts of any depth, or one alone.
 
         Raises:
             LayerscopeError: The batch is something else, or the folder cannot be written.
