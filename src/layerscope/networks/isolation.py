@@ -30,7 +30,8 @@ def mixed_seed(*parts: int | str) -> int:
 
 
 @contextlib.contextmanager
-def _random_state() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
+    """The random states of torch, numpy and Python are put back."""
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
@@ -295,7 +296,7 @@ def isolated(
         LayerscopeError: A name or shape of the weights is not the model's.
     """
     with (
-        _random_state(),
+        random_state_kept(),
         preserved(model),
         other_tensors(model, weights or {}),
         _settings(model),

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 import xarray as xr
 from torch import Tensor
 
+from layerscope.errors import LayerscopeError
 from layerscope.probes.base import step_coordinates
 
+RESERVED = ("step", "epoch")
+"""What numbers of one's own cannot be called: the coordinates that they stand over."""
 Numbers = tuple[int, Mapping[str, float]]
 """Numbers of one step, by name."""
 
@@ -43,6 +46,25 @@ class Scalars:
         self.total = self.total + loss
         self.count += 1
         return True
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Keep numbers of the user's own.
+
+        Raises:
+            LayerscopeError: A name is one that no variable can have, or a value is no number.
+        """
+        for name, value in values.items():
+            if name in RESERVED or "/" in name or not name:
+                raise LayerscopeError(
+                    f"a number cannot be kept under the name {name!r}.",
+                    f"{' and '.join(RESERVED)} are kept anyway; choose another name, without /.",
+                )
+            if not isinstance(value, int | float | Tensor):
+                raise LayerscopeError(
+                    f"{name!r} is a {type(value).__name__}, not a number.", "Log numbers only."
+                )
+        if values:
+            self.logged.append((step, {name: float(value) for name, value in values.items()}))
 
     def close(self, step: int) -> bool:
         """Keep the mean of the losses since the last time; False where it is not finite."""

@@ -144,8 +144,14 @@ class Recorder:
     def __enter__(self) -> Self:
         return self.open()
 
-    def open(self) -> Self:
+    def open(self, step: int | None = None) -> Self:
         """Make the run and measure where the training starts; what a with statement does.
+
+        Args:
+            step: Steps taken before, where a training goes on whose recorder left no
+                `state_dict`. Of a resumed run the probes that compare with the moment before leave
+                out one value, unless this step is on their schedule; a run that begins here has no
+                initialisation.
 
         Raises:
             LayerscopeError: The folder holds a run or cannot be written, or it was closed before.
@@ -160,14 +166,17 @@ class Recorder:
                 "Open it once.",
             )
         at_exit.closing(self)
+        self.current_step = self.current_step if step is None else step
         if self._resume:
             watching.leave_out(self._observer.watches, self._writer.resume())
             self._open = True
+            if step is not None:
+                self._observer.observe(step, Live(self.model, self.layers.aliases), due=())
             return self
         self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
         self._open = True
         try:
-            self._observe()
+            self._observe(first=True)
         except BaseException:  # __exit__ is not called for what fails in here
             self._writer.undo_start()
             self._observer.forget()
@@ -241,9 +250,12 @@ class Recorder:
         """Keep numbers of one's own at this step, e.g. ``log(test_error=0.03)``.
 
         They are kept as the variables of the result ``evaluation``, NaN where one was not given.
+
+        Raises:
+            LayerscopeError: One cannot be called so, or is no number.
         """
         if self._takes_part:
-            self._scalars.logged.append((self.current_step, values))
+            self._scalars.log(self.current_step, values)
 
     def latest(self, probe: Probe) -> Mapping[str, Tensor]:
         """What a probe measured at this step, e.g. ``recorder.latest(WeightChange())["change"]``.
@@ -272,10 +284,10 @@ class Recorder:
             f"step is kept in {self.path}.",
         )
 
-    def _observe(self) -> None:
-        """Measure and keep what this step's schedules ask for."""
+    def _observe(self, first: bool = False) -> None:
+        """Measure and keep what this step's schedules ask for, and what a run starts from."""
         step = self.current_step
-        due, keep = self._observer.due(step), self._checkpoints(step)
+        due, keep = self._observer.due(step), first or self._checkpoints(step)
         if self._scalars.count and self._loss_schedule(step):
             self._close_loss()
         if not due and not keep:

@@ -1,0 +1,1 @@
+"""Other people's trainers and trackers: the only place where optional libraries are imported."""
