@@ -150,6 +150,17 @@ def test_reported_numbers_stand_beside_depths_that_the_paper_has():
     assert np.isnan(by_row["ResNet-20"])
 
 
+def test_a_network_that_always_diverged_keeps_its_row():
+    study = recipe("tableA2")("small")
+    made = tree(study, lambda v: {"performance": performance(50.0)})
+    gone = made.drop_nodes(["vgg-110", "vgg_last_bn-110"])
+    table = {figure.key: figure for figure in study.draw(gone)}["table"]
+    rows = dict(zip(table.row_names(), table.cells(), strict=True))
+    assert len(rows) == len(made.children)
+    assert rows["VGG-110"][0].value is None
+    assert rows["VGG-56"][0].value is not None
+
+
 CONVOLUTIONS = ["stage0.conv", "stage1.conv1.conv", "stage2.conv2.conv", "final_linear"]
 
 

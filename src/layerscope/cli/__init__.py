@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from layerscope.cli import listing, measure, quickstart, report, run, train
+from layerscope.cli import listing, measure, quickstart, report, run, train, watch
 from layerscope.cli.output import out
 from layerscope.errors import LayerscopeError, unknown
 
@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "train": ("train and record one network", train.train),
     "run": ("reproduce a figure or table of a paper and decide its claims", run.run),
     "measure": ("measure a run from its checkpoints", measure.measure),
+    "watch": ("watch a run that is still going, here or in the browser", watch.watch),
     "figure": ("draw the figures of a run as PNG and PDF", report.figure),
     "report": ("write the interactive report on one or more runs", report.report),
 }

@@ -173,3 +173,25 @@ class Report:
 
     runs: Positional[tuple[Path, ...]]
     out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Watch a run that is still going: in the terminal, and in the browser with --open.
+
+    Shows what the run has written: measured values of every layer, with their course, and how far
+    the training is. Nothing is measured, so that the training is not slowed down. Ends with the
+    run, or with Ctrl-C.
+
+    Attributes:
+        run: Folder of the run.
+        open: Serve the report of the run on this machine and open it in the browser; it keeps
+            itself up to date.
+        port: Port of that page; any free one where 0.
+        refresh: Seconds between two looks.
+    """
+
+    run: Positional[Path]
+    open: bool = False
+    port: int = 0
+    refresh: float = 2.0

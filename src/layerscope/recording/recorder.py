@@ -28,6 +28,8 @@ from layerscope.runs.store import Run
 from layerscope.schedule import Schedule
 
 FLUSH_SECONDS = 30.0
+"""Most seconds between two writings of what was measured; a run that has just begun writes sooner,
+every 2% of its time and not within 2 seconds, so that it can be watched."""
 
 
 class Recorder:
@@ -132,7 +134,7 @@ class Recorder:
         self._open = False
         self._scalars = Scalars()
         self._last_checkpoint = -1
-        self._flushed = time.monotonic()
+        self._started = self._flushed = time.monotonic()
         self._closed = False
         self.current_step = 0
         self._clock = None
@@ -243,7 +245,8 @@ class Recorder:
         if loss is not None and not self._scalars.add(loss):
             raise self._diverged()
         self._observe()
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        now = time.monotonic()
+        if now - self._flushed > min(FLUSH_SECONDS, max(2.0, 0.02 * (now - self._started))):
             self.flush()
 
     def log(self, **values: float) -> None:

@@ -73,7 +73,7 @@ def measured(run: Run) -> dict[str, xr.Dataset]:
         own = [k for k in run.result_keys if k == name or k.startswith((f"{name},", f"{name}@"))]
         if own:  # the default settings where they were measured
             found[name] = run.results(min(own, key=lambda key: (len(key), key)))
-    return {name: found[name] for name in sorted(found, key=_place)}
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
 def probe_of(name: str) -> str:
@@ -81,7 +81,8 @@ def probe_of(name: str) -> str:
     return name.partition("@")[0].partition(",")[0]
 
 
-def _place(name: str) -> tuple[int, str]:
+def place(name: str) -> tuple[int, str]:
+    """Where a measurement stands among others: in the order of `PROBES`."""
     return list(PROBES).index(probe_of(name)), name
 
 
@@ -150,10 +151,15 @@ def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figu
     """The figures of every measurement, by probe name, each drawn by the probe itself."""
     found: dict[str, list[Figure]] = {}
     for name, dataset in measurements.items():
-        settings = json.loads(dataset.attrs.get("settings", "{}"))
-        drawn = PROBES[probe_of(name)](**_tuples(settings)).figures(dataset)
+        drawn = made_by(name, dataset).figures(dataset)
         found[name] = [_at_a_step(f) for f in drawn] if name.endswith(STEPS) else drawn
     return found
+
+
+def made_by(name: str, dataset: xr.Dataset) -> Probe:
+    """The probe, with its settings, that made a measurement shown under a name."""
+    settings = json.loads(dataset.attrs.get("settings", "{}"))
+    return PROBES[probe_of(name)](**_tuples(settings))
 
 
 def _at_a_step(figure: Figure) -> Figure:

@@ -215,6 +215,10 @@
     if (linkable(figure) && zoom[linkable(figure)]) show(figure, zoom[linkable(figure)]);
   }
   const redraw = () => figures.filter((figure) => figure.drawn).forEach(draw);
+  addEventListener("layerscope-specs", ({ detail }) => { // of a page that is kept up to date
+    figures.forEach((figure) => (figure.spec = detail[figure.key] || figure.spec));
+    redraw();
+  });
 
   // Zooming along x is shared by all figures over the same dimension.
   function linkable(figure) {

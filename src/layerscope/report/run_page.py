@@ -55,7 +55,7 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
     return Page(
         title=title or "How each layer learned",
         subtitle=_subtitle(runs),
-        facts=_facts(runs),
+        facts=facts(runs),
         findings=(
             *findings(summary, measurements),
             *change_findings(measurements, shared),
@@ -65,13 +65,13 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
         ),
         table=_table(summary),
         lead=lead,
-        sections=_sections(figures, _training_figures(runs)),
-        provenance=_provenance(runs, command),
-        notices=(*(n for run in runs for n in _notices(run)), *_not_measured(measurements)),
+        sections=sections(figures, training_figures(runs)),
+        provenance=provenance(runs, command),
+        notices=(*(n for run in runs for n in notices(run)), *_not_measured(measurements)),
     )
 
 
-def _sections(
+def sections(
     figures: Mapping[str, Sequence[Figure]], training: Sequence[Figure]
 ) -> tuple[Section, ...]:
     """A section for every heading that has figures, in the order of the probes."""
@@ -83,7 +83,7 @@ def _sections(
     return tuple(Section(heading, figures=tuple(all_)) for heading, all_ in headed.items() if all_)
 
 
-def _notices(run: Run) -> Iterator[str]:
+def notices(run: Run) -> Iterator[str]:
     """What a reader must know of a run: that it stopped, lacks its start, or a probe failed."""
     if run.missing:
         yield f"{run.path.name}: {run.missing}."
@@ -128,7 +128,7 @@ def _table(summary: xr.Dataset) -> Table:
     return Table(summary, key="layers", title="Layers", caption=caption, columns=columns)
 
 
-def _training_figures(runs: Sequence[Run]) -> list[Figure]:
+def training_figures(runs: Sequence[Run]) -> list[Figure]:
     """Loss and test error of the whole model."""
     found: list[Figure] = []
     for key, name, title in (
@@ -173,7 +173,8 @@ def _subtitle(runs: Sequence[Run]) -> str:
     return f"{describe_config(config['model'])}, trained on {data}."
 
 
-def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
+def facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
+    """Short pairs on what was trained, and how well."""
     run, manifest = runs[0], runs[0].manifest
     notes = manifest["notes"]
     facts = [("parameters", f"{sum(layer.n_parameters for layer in run.layers):,}")]
@@ -201,7 +202,8 @@ def _drops(run: Run) -> str:
     return ", ".join(f"{step / (run.steps_per_epoch or 1):g}" for step in rate_drops(run.manifest))
 
 
-def _provenance(runs: Sequence[Run], command: str) -> dict[str, str]:
+def provenance(runs: Sequence[Run], command: str) -> dict[str, str]:
+    """When, by what and with which configuration the runs were made."""
     manifest = runs[0].manifest
     found = {"recorded": manifest["created"]}
     if command:

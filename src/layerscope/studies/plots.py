@@ -133,6 +133,8 @@ def beside_reported(
 ) -> Plot:
     """A row for each network, and for each column the measured and the reported number.
 
+    Networks of which every run diverged have no measured number; their rows stay.
+
     Args:
         measured: Quantities (seed) by column and row.
         papers: The paper's numbers by column and row, none for what it does not report.
@@ -142,7 +144,8 @@ def beside_reported(
     columns: dict[str, Quantity | xr.DataArray] = {}
     for label, by_row in measured.items():
         name = label.replace(" ", "_")
-        columns[name] = stacked("network", by_row, long_name=label, units=units)
+        there = stacked("network", by_row, long_name=label, units=units)
+        columns[name] = there.map(lambda a, rows=list(by_row): a.reindex(network=rows))
         numbers = [papers.get(label, {}).get(row, float("nan")) for row in by_row]
         columns[f"{name}_reported"] = reported(numbers, f"{label}, reported", units, "network")
     return table(columns, "table", "Reported and measured", caption, rows="network")

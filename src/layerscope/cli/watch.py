@@ -1,0 +1,162 @@
+"""``layerscope watch``."""
+
+from __future__ import annotations
+
+import math
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from layerscope.cli.choices import parse
+from layerscope.cli.options import Watch
+from layerscope.cli.output import out
+from layerscope.errors import LayerscopeError
+
+if TYPE_CHECKING:
+    from layerscope.report.live import Live
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 16
+"""Letters of a course."""
+VALUE = 10
+"""Letters of a value, with the space around it."""
+
+
+def watch(words: list[str]) -> None:
+    """Watch a run that is still going."""
+    options = parse(Watch, words, "watch")
+    if not options.refresh > 0:
+        raise LayerscopeError(f"refresh is {options.refresh}.", "Look every 2 seconds, say.")
+    from layerscope.report.live import read
+
+    with _served(options) if options.open else nullcontext():
+        if out.is_terminal:
+            _keep_showing(options)
+        else:  # what goes into a file is said once
+            out.print(view(read(options.run)))
+            _wait(options)
+        if options.open:  # the page has a last look to take
+            time.sleep(options.refresh + 1)
+
+
+def _keep_showing(options: Watch) -> None:
+    from rich.live import Live as Screen
+
+    from layerscope.report.live import read
+
+    with Screen(console=out, auto_refresh=False) as screen:
+        while True:
+            live = read(options.run)
+            screen.update(view(live), refresh=True)
+            if live.progress.status != "running":
+                return
+            time.sleep(options.refresh)
+
+
+def _wait(options: Watch) -> None:
+    """As long as the page of a run that is going on is served."""
+    from layerscope.report.live import read
+
+    while options.open and read(options.run).progress.status == "running":
+        time.sleep(options.refresh)
+
+
+@contextmanager
+def _served(options: Watch) -> Iterator[None]:
+    from layerscope.report.serve import serving
+
+    with serving(options.run, options.port, options.refresh) as address:
+        opened = webbrowser.open(address)
+        out.print(f"[bold]page[/]: {address}" + ("" if opened else " (open it in a browser)"))
+        yield
+
+
+def view(live: Live) -> Any:
+    """What the terminal shows: how far the run is, and a row for each layer.
+
+    Of every probe that measures layers there is the value measured last and its course, as far as
+    the terminal is wide.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from layerscope.report.live import describe
+
+    progress = live.progress
+    colour = {"running": "cyan", "complete": "green"}.get(progress.status, "red")
+    head: list[Any] = [Text(f"{live.run.path.name}: {describe(progress)}", style=f"bold {colour}")]
+    if progress.total:
+        head.append(_bar(progress.step / progress.total))
+    columns = live.columns()
+    if not columns:
+        return Group(*head, Text("nothing was measured of the layers yet", style="dim"))
+    names = list(live.run.layers.names)
+    room = out.width - max(map(len, names)) - 2
+    shown = columns[: max(1, room // (VALUE + WIDTH + 4))]
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    for values in shown:
+        table.add_column(_header(values), justify="right", max_width=VALUE + WIDTH)
+        table.add_column("", no_wrap=True)
+    for name in names:
+        row = [name]
+        for values in shown:
+            course = values.sel(layer=name).values.tolist() if name in values["layer"] else []
+            row += [f"{course[-1]:.3g}" if len(course) else "", sparkline(course)]
+        table.add_row(*row)
+    hidden = len(columns) - len(shown)
+    more = [Text(f"{hidden} more in a wider terminal", style="dim")] if hidden else []
+    return Group(*head, Text(""), table, *more)
+
+
+def _header(values: Any) -> str:
+    unit = values.attrs["units"]
+    return values.attrs["long_name"] + (f" ({unit})" if unit not in ("", "1") else "")
+
+
+def _bar(share: float) -> Any:
+    from rich.progress_bar import ProgressBar
+
+    return ProgressBar(total=1.0, completed=min(share, 1.0), width=min(60, out.width))
+
+
+def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
+    """The course of a number as a row of blocks, from its smallest to its largest value.
+
+    Values of one sign that span more than two factors of ten are shown by their logarithms. More
+    values than letters are averaged; what is not finite is a gap.
+
+    Args:
+        values: The numbers, oldest first.
+        width: Letters at most.
+    """
+    finite = [float(v) for v in values if math.isfinite(v)]
+    if not finite:
+        return ""
+    decades = min(finite) > 0 and max(finite) > 100 * min(finite)
+    heights = [_height(float(v), decades) for v in values]
+    count = min(width, len(heights))
+    bins = [
+        heights[len(heights) * i // count : len(heights) * (i + 1) // count] for i in range(count)
+    ]
+    means = [_mean(part) for part in bins]
+    low = min(m for m in means if m is not None)
+    span = max(m for m in means if m is not None) - low
+    return "".join(
+        " " if m is None else BARS[round((len(BARS) - 1) * (m - low) / span)] if span else BARS[3]
+        for m in means
+    )
+
+
+def _height(value: float, decades: bool) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return math.log10(value) if decades else value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
