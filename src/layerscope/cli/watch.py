@@ -15,11 +15,14 @@ from layerscope.cli.output import out
 from layerscope.errors import LayerscopeError
 
 if TYPE_CHECKING:
-    from layerscope.report.live import Live
+    from layerscope.report.live import Live, Watched
+    from layerscope.report.serve import Served
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 16
 """Letters of a course."""
+LAST_LOOK = 20.0
+"""Seconds that a page has to look at a run that has ended."""
 VALUE = 10
 """Letters of a value, with the space around it."""
 
@@ -29,48 +32,40 @@ def watch(words: list[str]) -> None:
     options = parse(Watch, words, "watch")
     if not options.refresh > 0:
         raise LayerscopeError(f"refresh is {options.refresh}.", "Look every 2 seconds, say.")
-    from layerscope.report.live import read
+    from layerscope.report.live import Watched
 
-    with _served(options) if options.open else nullcontext():
+    watched = Watched(options.run)
+    with _served(watched, options) if options.open else nullcontext() as served:
         if out.is_terminal:
-            _keep_showing(options)
+            _keep_showing(watched, options.refresh)
         else:  # what goes into a file is said once
-            out.print(view(read(options.run)))
-            _wait(options)
-        if options.open:  # the page has a last look to take
-            time.sleep(options.refresh + 1)
+            out.print(view(watched.now()[1]))
+        if served is not None:
+            while watched.now()[1].progress.status == "running":
+                time.sleep(options.refresh)
+            served.wait_for_a_last_look(LAST_LOOK)
 
 
-def _keep_showing(options: Watch) -> None:
+def _keep_showing(watched: Watched, refresh: float) -> None:
     from rich.live import Live as Screen
-
-    from layerscope.report.live import read
 
     with Screen(console=out, auto_refresh=False) as screen:
         while True:
-            live = read(options.run)
+            live = watched.now()[1]
             screen.update(view(live), refresh=True)
             if live.progress.status != "running":
                 return
-            time.sleep(options.refresh)
-
-
-def _wait(options: Watch) -> None:
-    """As long as the page of a run that is going on is served."""
-    from layerscope.report.live import read
-
-    while options.open and read(options.run).progress.status == "running":
-        time.sleep(options.refresh)
+            time.sleep(refresh)
 
 
 @contextmanager
-def _served(options: Watch) -> Iterator[None]:
+def _served(watched: Watched, options: Watch) -> Iterator[Served]:
     from layerscope.report.serve import serving
 
-    with serving(options.run, options.port, options.refresh) as address:
+    with serving(watched, options.port, options.refresh) as (address, served):
         opened = webbrowser.open(address)
         out.print(f"[bold]page[/]: {address}" + ("" if opened else " (open it in a browser)"))
-        yield
+        yield served
 
 
 def view(live: Live) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,13 +96,36 @@ class Live:
         return [values for values in found if values.sizes["step"]]
 
 
-def read(path: str | Path) -> Live:
-    """A run as it is on disk now; another process may write it meanwhile.
+class Watched:
+    """A run that another process writes, read again when it has changed on disk.
+
+    Threads may share one.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
         LayerscopeError: There is no run, or a file is damaged.
     """
-    return _patiently(lambda: _read(Run.open(path)))
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = Lock()
+        self._version = version(self.path)
+        self._live = _patiently(lambda: _read(Run.open(self.path)))
+
+    def now(self) -> tuple[str, Live]:
+        """The version of what is on disk, and the run as it is there.
+
+        Raises:
+            LayerscopeError: The run is gone, or a file is damaged.
+        """
+        with self._lock:
+            now = version(self.path)
+            if now != self._version:
+                self._live = _patiently(lambda: _read(Run.open(self.path)))
+                self._version = now
+            return now, replace(self._live, progress=_timed(self._live))
 
 
 def _patiently(action: Callable[[], T]) -> T:
@@ -136,10 +160,16 @@ def _read(run: Run) -> Live:
     )
 
 
+def _timed(live: Live) -> Progress:
+    """How far the run is, now: a process that was killed writes nothing more."""
+    status, seconds = live.run.status, _seconds(live.run.manifest)
+    return replace(live.progress, status=status, seconds=seconds)
+
+
 def _seconds(manifest: Mapping[str, Any]) -> float:
     start = datetime.fromisoformat(manifest["created"])
-    running = manifest["status"] == "running"
-    end = datetime.now(start.tzinfo) if running else datetime.fromisoformat(manifest["ended"])
+    ended = manifest.get("ended") if manifest["status"] != "running" else None
+    end = datetime.now(start.tzinfo) if ended is None else datetime.fromisoformat(ended)
     return (end - start).total_seconds()
 
 
@@ -155,7 +185,10 @@ def live_page(live: Live) -> Page:
     return Page(
         title="How each layer is learning" if running else "How each layer learned",
         subtitle=f"{live.run.path.name}: {describe(live.progress)}.",
-        facts=facts([live.run]),
+        facts=(
+            *(fact for fact in facts([live.run]) if fact[0] != "steps"),
+            ("steps", f"{live.progress.step:,}"),
+        ),
         findings=(*linearity_findings(shown), *conditioning_findings(shown)),
         table=live.table(),
         lead=first,

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 from layerscope.errors import LayerscopeError
-from layerscope.report.live import describe, live_page, read, version
+from layerscope.report.live import Watched, describe, live_page
 from layerscope.report.render import html, script_json
 
 HOST = "127.0.0.1"
@@ -19,19 +18,21 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 img-src data: blob:; connect-src 'self'"
 
 
-class Live:
+class Served:
     """The page of one run, made again when the run on disk has changed.
 
     Args:
-        path: Folder of the run.
+        watched: The run.
         refresh: Seconds between two looks of the page.
     """
 
-    def __init__(self, path: Path, refresh: float) -> None:
-        self._path = path
+    def __init__(self, watched: Watched, refresh: float) -> None:
+        self._watched = watched
         self._refresh = refresh
         self._lock = Lock()
         self._made: tuple[str, str] = ("", "")
+        self._asked = False
+        self._ended = Event()
 
     def _script(self, shown: str) -> str:
         text = files("layerscope.report").joinpath("live.js").read_text(encoding="utf-8")
@@ -41,44 +42,51 @@ class Live:
     def page(self) -> str:
         """The whole page, with the script that keeps it up to date."""
         with self._lock:
-            now = version(self._path)
+            self._asked = True
+            now, live = self._watched.now()
             if self._made[0] != now:
-                made = html(live_page(read(self._path)))
+                made = html(live_page(live))
                 self._made = now, made.replace("</body>", self._script(now))
+            if live.progress.status != "running":
+                self._ended.set()
             return self._made[1]
+
+    def wait_for_a_last_look(self, seconds: float) -> None:
+        """Until a browser that showed the page has asked for it since the run ended."""
+        if self._asked:
+            self._ended.wait(seconds)
 
     def state(self) -> dict[str, str]:
         """The version of what is on disk, and how far the run is in words."""
-        progress = read(self._path).progress
+        now, live = self._watched.now()
         return {
-            "version": version(self._path),
-            "status": progress.status,
-            "text": f"{self._path.name}: {describe(progress)}.",
+            "version": now,
+            "status": live.progress.status,
+            "text": f"{live.run.path.name}: {describe(live.progress)}.",
         }
 
 
 @contextmanager
-def serving(path: str | Path, port: int = 0, refresh: float = 2.0) -> Iterator[str]:
+def serving(watched: Watched, port: int = 0, refresh: float = 2.0) -> Iterator[tuple[str, Served]]:
     """Serve the page of a run to browsers of this machine.
 
     It listens on the loopback interface only, answers requests that were meant for it (a name that
     somebody else points at this machine is none), and reads nothing but the run.
 
     Args:
-        path: Folder of the run.
+        watched: The run.
         port: Port; any free one where 0.
         refresh: Seconds after which the page looks again.
 
     Yields:
-        The address.
+        The address, and what is served there.
 
     Raises:
-        LayerscopeError: There is no run, or the port is taken.
+        LayerscopeError: The port is taken.
     """
-    live = Live(Path(path), refresh)
-    live.state()
+    served = Served(watched, refresh)
     try:
-        server = ThreadingHTTPServer((HOST, port), _handler(live))
+        server = ThreadingHTTPServer((HOST, port), _handler(served))
     except OSError as error:
         raise LayerscopeError(
             f"cannot listen on port {port}: {error.strerror or error}.",
@@ -88,14 +96,14 @@ def serving(path: str | Path, port: int = 0, refresh: float = 2.0) -> Iterator[s
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:
-        yield f"http://{HOST}:{server.server_address[1]}/"
+        yield f"http://{HOST}:{server.server_address[1]}/", served
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
+def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             port = self.server.server_address[1]  # pyright: ignore[reportIndexIssue]
@@ -103,8 +111,8 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
                 self.send_error(403, "not for this server")
                 return
             makers = {
-                "/": lambda: (live.page(), "text/html; charset=utf-8"),
-                "/state": lambda: (json.dumps(live.state()), "application/json"),
+                "/": lambda: (served.page(), "text/html; charset=utf-8"),
+                "/state": lambda: (json.dumps(served.state()), "application/json"),
             }
             maker = makers.get(self.path.partition("?")[0])
             if maker is None:

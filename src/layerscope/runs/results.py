@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import xarray as xr
@@ -22,6 +23,8 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 SEAL = b"\nlayerscope "
 VARIABLES = "variables"
 """Attribute of a stored dataset: its variables and their dimensions, as JSON."""
+_IN_TURN = Lock()
+"""Threads that read or write take turns: the library behind netCDF ends the process otherwise."""
 AGAIN = "Delete it and measure again; checkpoints are not affected."
 OWN = "Put this run's own file, or its own run.json, in its place; or delete it and measure again."
 
@@ -31,7 +34,8 @@ def write_netcdf(path: Path, data: xr.Dataset | xr.DataTree, seal: bytes = b"") 
 
     It is made in memory first, where no disk can be full; netCDF leaves unused space behind it.
     """
-    content = bytes(data.to_netcdf(None, engine=ENGINE))  # pyright: ignore
+    with _IN_TURN:
+        content = bytes(data.to_netcdf(None, engine=ENGINE))  # pyright: ignore
     content = content[: _end(content)]
     if seal:
         seal = SEAL + f"{zlib.crc32(seal, zlib.crc32(content)):08x} ".encode() + seal
@@ -69,7 +73,8 @@ def _read(path: Path) -> tuple[xr.Dataset, dict[str, Any]]:
     check_readable(path, f"there is no result file {path}.", "Measure first.")
     try:
         content, belongs = _unsealed(path.read_bytes())
-        return xr.load_dataset(content, engine=ENGINE), belongs
+        with _IN_TURN:
+            return xr.load_dataset(content, engine=ENGINE), belongs
     except Exception as error:  # HDF5 and what is built on it fail in many ways
         raise LayerscopeError(f"{path} is truncated or no netCDF file: {error}.", AGAIN) from error
 
