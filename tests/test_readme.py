@@ -11,6 +11,7 @@ from layerscope.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
+ANY_LOOP = (ROOT / "docs" / "any_loop.md").read_text()
 CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text()
 
 
@@ -48,6 +49,17 @@ def test_the_example_of_conditioning_runs(tmp_path, monkeypatch, capsys):
     commands = re.findall(r"^    layerscope (\w+)", CONDITIONING, re.MULTILINE)
     assert commands == ["train", "measure", "measure", "report"]
     assert set(commands) <= set(COMMANDS)
+
+
+def test_the_example_of_any_loop_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", ANY_LOOP, re.DOTALL)
+    exec(compile(snippet, "any_loop.md", "exec"), {})
+    assert "layer" in capsys.readouterr().out
+    commands = re.findall(r"^    layerscope (\w+)", ANY_LOOP, re.MULTILINE)
+    assert commands == ["watch", "watch"]
+    for path in re.findall(r"\]\(\.\./(.*?)\)", ANY_LOOP):
+        assert (ROOT / path).exists()
 
 
 def test_every_command_in_the_readme_exists():
