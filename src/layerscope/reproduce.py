@@ -8,6 +8,8 @@ from pathlib import Path
 
 import xarray as xr
 
+from layerscope.display import html
+from layerscope.display.progress import Advance, reporting
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
 from layerscope.report.publish import save_figures
@@ -16,7 +18,7 @@ from layerscope.report.study_page import study_page
 from layerscope.runs.files import check_writable
 from layerscope.runs.store import Run
 from layerscope.studies import study as studies
-from layerscope.studies.claims import Claim, Verdict
+from layerscope.studies.claims import Claim, Verdict, verdict_table
 from layerscope.studies.study import Study
 
 
@@ -34,6 +36,14 @@ class Reproduction:
     verdicts: list[tuple[Claim, Verdict]]
     files: tuple[Path, ...]
 
+    def __repr__(self) -> str:
+        lines = (f"  {claim.id}: {verdict!r}" for claim, verdict in self.verdicts)
+        return "\n".join([f"Reproduction in {self.files[-1].parent}", *lines])
+
+    def _repr_html_(self) -> str:
+        head = html.heading("Reproduction", str(self.files[-1].parent))
+        return html.block(head, verdict_table(self.verdicts))
+
 
 def reproduce(
     study: Study,
@@ -44,7 +54,7 @@ def reproduce(
     data_root: str | None = None,
     accelerator: str = "auto",
     command: str = "",
-    advance: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
 ) -> Reproduction:
     """Execute a study and write its results to ``<out>/<paper>.<figure>/<scale>/``.
 
@@ -59,7 +69,8 @@ def reproduce(
         data_root: Folder of local data sets.
         accelerator: Where to train.
         command: The command that does this again, for the report.
-        advance: Called with (steps done, steps in all) over all runs together.
+        advance: Called with (done, in all) over all runs together; by default a progress bar,
+            where there is a terminal or a notebook.
 
     Raises:
         LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
@@ -75,7 +86,8 @@ def reproduce(
         path = out / "runs" / config.hash
         jobs[config.hash] = Job(config, path, probes, data_root, accelerator)
     executor = LocalExecutor(processes, threads)
-    done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
+    with reporting(f"{len(jobs)} runs", advance) as advance:
+        done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
     outcome_of = dict(zip(jobs, done, strict=True))
     outcomes = [outcome_of[config.hash] for _, _, config in planned]
     measured: dict[tuple[str, int], dict[str, xr.Dataset]] = {}
@@ -105,12 +117,8 @@ def reproduce(
     return Reproduction(data, verdicts, (*files, folder / "figures", report))
 
 
-def _overall(
-    n_jobs: int, advance: Callable[[int, int], None] | None
-) -> Callable[[int, int, int], None] | None:
+def _overall(n_jobs: int, advance: Advance) -> Callable[[int, int, int], None]:
     """Progress over all jobs from that of each, which are taken to be equally long."""
-    if advance is None:
-        return None
     shares = [0.0] * n_jobs
 
     def report(job: int, done: int, total: int) -> None:

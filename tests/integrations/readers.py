@@ -72,6 +72,9 @@ def records(path: Path) -> Iterator[Any]:
 
 def read_wandb(folder: Path) -> Found:
     """From the files of the offline runs, which a later `wandb sync` sends."""
+    import wandb
+
+    wandb.teardown()  # its service may still be writing when a run is finished
     found = Found()
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in records(path):

@@ -36,7 +36,7 @@ class TensorBoard:
         one_of("TensorBoard", folder=folder, writer=writer)
         self._library = library("torch.utils.tensorboard", "tensorboard", "TensorBoard")
         self._folder = folder
-        self._writer = writer
+        self._writer: Any = writer
         self._step = 0
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:

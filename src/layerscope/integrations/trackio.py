@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerscope.integrations.libraries import check_arguments, library, one_of
-from layerscope.recording.sinks import ROOT, Cell
+from layerscope.recording.sinks import Cell
 from layerscope.runs.manifest import Status
 
 
@@ -40,7 +40,7 @@ class Trackio:
             one_of("Trackio", run=run, **init)
         self._project = project
         self._init = {"embed": False, **init}
-        self._run = run
+        self._run: Any = run
         self._step = 0
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,9 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerscope.errors import LayerscopeError
 from layerscope.integrations.libraries import check_arguments, library
 from layerscope.recording.sinks import ROOT, Cell
-from layerscope.errors import LayerscopeError
 from layerscope.runs.manifest import Status
 
 STEP = f"{ROOT}/step"
@@ -48,7 +48,7 @@ class WandB:
                 "Give the run alone, or what a new one takes.",
             )
         self._own = run is None
-        self._run = run
+        self._run: Any = run
         self._step = 0
 
     def start(self, config: Mapping[str, Any], state: Mapping[str, Any]) -> Mapping[str, Any]:

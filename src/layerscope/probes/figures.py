@@ -11,6 +11,7 @@ import xarray as xr
 from layerscope import catalogue
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure, Lines
+from layerscope.figures.shown import Drawn
 from layerscope.probes.base import over_time
 from layerscope.runs.store import Run
 
@@ -28,6 +29,19 @@ def figures(run: Run, key: str) -> list[Figure]:
     found = result_key(run, key)
     dataset = run.results(found)
     return drawn(dataset) or numbers_over_time(found, dataset)
+
+
+def plot(run: Run, key: str) -> Drawn:
+    """The figures of one measurement, drawn by matplotlib; a notebook shows them.
+
+    Args:
+        run: The run.
+        key: As for `figures`.
+
+    Raises:
+        LayerscopeError: As for `figures`.
+    """
+    return Drawn.of(figures(run, key))
 
 
 def result_key(run: Run, beginning: str) -> str:

@@ -21,6 +21,7 @@ from layerscope.config.rates import check_schedule
 from layerscope.data.augment import augmentation
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
+from layerscope.display.progress import Advance, reporting
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
@@ -41,7 +42,6 @@ from layerscope.training.rates import LearningRate
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
 WAIT_SECONDS = 1.0
-Advance = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
@@ -128,7 +128,8 @@ def train(
         measure: When; every epoch by default.
         data_root: Folder of local data sets.
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...: as Lightning Fabric names them.
-        advance: Called with (steps done, steps in all).
+        advance: Called with (steps done, steps in all); by default a progress bar, where there is
+            a terminal or a notebook.
         resume_seconds: Seconds between two writings of the state needed to resume.
 
     Returns:
@@ -176,11 +177,11 @@ def train(
         keep = Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
-        for done, total in _steps(config, made, batches, optimizer, rate, fabric, recorder):
-            if freezer is not None:
-                freezer()
-            keep()
-            if advance is not None:
+        with reporting("training", advance) as advance:
+            for done, total in _steps(config, made, batches, optimizer, rate, fabric, recorder):
+                if freezer is not None:
+                    freezer()
+                keep()
                 advance(done, total)
         outcome = evaluate(made.model, made.task, made.dataset.test)
         if not math.isfinite(outcome["test_loss"]):
