@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from layerscope.display import html
 from layerscope.display.progress import Advance, reporting
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
+from layerscope.recording.sinks import Sink
 from layerscope.report.publish import save_figures
 from layerscope.report.render import write
 from layerscope.report.study_page import study_page
@@ -19,6 +20,7 @@ from layerscope.runs.files import check_writable
 from layerscope.runs.store import Run
 from layerscope.studies import study as studies
 from layerscope.studies.claims import Claim, Verdict, verdict_table
+from layerscope.studies.sending import send
 from layerscope.studies.study import Study
 
 
@@ -55,6 +57,7 @@ def reproduce(
     accelerator: str = "auto",
     command: str = "",
     advance: Advance | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Reproduction:
     """Execute a study and write its results to ``<out>/<paper>.<figure>/<scale>/``.
 
@@ -71,6 +74,8 @@ def reproduce(
         command: The command that does this again, for the report.
         advance: Called with (done, in all) over all runs together; by default a progress bar,
             where there is a terminal or a notebook.
+        sinks: Where verdicts and figures go as well, e.g. ``[WandB("studies")]`` of
+            `layerscope.integrations`.
 
     Raises:
         LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
@@ -114,6 +119,7 @@ def reproduce(
     page = study_page(study, data, verdicts, outcomes, command)
     save_figures(page.figures(), folder / "figures")
     report = write(page, folder / "report.html")
+    send(sinks, study, verdicts, page.figures())
     return Reproduction(data, verdicts, (*files, folder / "figures", report))
 
 

@@ -135,10 +135,15 @@ def test_of_calls_inside_one_another_the_outermost_speaks(outer, terminal, clock
 
 
 def test_a_call_that_fails_takes_its_bar_with_it(terminal, clock):
-    with pytest.raises(ZeroDivisionError), progress.reporting("failing", None) as report:
-        clock.seconds += 3
-        report(1, 2)
-        _ = 1 / 0
+
+    def fails():
+        with progress.reporting("failing", None) as report:
+            clock.seconds += 3
+            report(1, 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert written(terminal).rstrip().endswith("\x1b[2K")
     work(clock, 8.0, "after")
     assert "after" in written(terminal)

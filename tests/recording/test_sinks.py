@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import FCN
+from tests.memory_sink import Memory
 from tests.reference.sinks import numbers as slow_numbers
 from tests.training_loop import assert_same, train
 
@@ -24,45 +24,6 @@ from layerscope.recording.recorder import Recorder
 from layerscope.recording.sinks import labels, layer_rows, numbers
 from layerscope.runs.store import Run
 from layerscope.schedule import every
-
-
-@dataclass
-class Memory:
-    """Keeps what it is told; raises at the call with the number ``breaks``."""
-
-    breaks: str = ""
-    rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    tables: dict[str, tuple] = field(default_factory=dict)
-    state: dict = field(default_factory=dict)
-    config: dict = field(default_factory=dict)
-
-    def _called(self, name):
-        self.calls.append(name)
-        if name == self.breaks:
-            raise OSError("no space left")
-
-    def start(self, config, state):
-        self.config, self.state = config, state
-        self._called("start")
-        return {"id": "abc"}
-
-    def log(self, values, step):
-        self._called("log")
-        self.rows.append((step, dict(values)))
-
-    def figure(self, name, png):
-        self._called("figure")
-        assert png.startswith(b"\x89PNG")
-        self.tables[name] = ()
-
-    def table(self, name, columns, rows):
-        self._called("table")
-        self.tables[name] = (columns, rows)
-
-    def finish(self, status):
-        self._called("finish")
-        self.tables["status"] = status
 
 
 def options(path, *sinks, **more):

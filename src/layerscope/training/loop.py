@@ -29,6 +29,7 @@ from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.expression import parse
 from layerscope.recording.recorder import Recorder
+from layerscope.recording.sinks import Sink
 from layerscope.runs.files import check_writable
 from layerscope.runs.manifest import frozen_after
 from layerscope.runs.resume import load_state, set_random_state
@@ -111,6 +112,7 @@ def train(
     accelerator: str = "auto",
     advance: Advance | None = None,
     resume_seconds: float = RESUME_SECONDS,
+    sinks: Sequence[Sink] = (),
 ) -> Run:
     """Train one model and record it; a finished run is read back, an interrupted one resumes.
 
@@ -131,6 +133,7 @@ def train(
         advance: Called with (steps done, steps in all); by default a progress bar, where there is
             a terminal or a notebook.
         resume_seconds: Seconds between two writings of the state needed to resume.
+        sinks: Where what is recorded goes as well, as for `Recorder`.
 
     Returns:
         The run.
@@ -159,7 +162,7 @@ def train(
     optimizer = make_optimizer(config.optimizer, made.model)
     rate = LearningRate(config, batches.steps_per_epoch)
     recorder = _recorder(
-        config, path, made, rate, _watched(config, probes, measure), measure, existing
+        config, path, made, rate, _watched(config, probes, measure), measure, existing, sinks
     )
     freezer = None
     if how.threshold:
@@ -223,6 +226,7 @@ def _recorder(
     watched: Mapping[Probe, schedule.Schedule],
     measure: schedule.Schedule | None,
     existing: Run | None,
+    sinks: Sequence[Sink],
 ) -> Recorder:
     return Recorder(
         made.model,
@@ -242,6 +246,7 @@ def _recorder(
             "device": str(made.dataset.train.device),
         },
         resume=existing is not None,
+        sinks=sinks,
     )
 
 
