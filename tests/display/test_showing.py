@@ -182,7 +182,7 @@ VERDICTS = [
 
 def test_verdicts_show_their_numbers():
     assert repr(VERDICTS[0]) == ("Verdict(holds: slope < 0, 0.123, [0.1, 0.2], above 0, n = 5)")
-    assert repr(VERDICTS[1]) == "Verdict(inconclusive: slope, nan, above 0, n = 1)"
+    assert repr(VERDICTS[1]) == "Verdict(inconclusive: slope, no value, above 0, n = 1)"
     found = read(VERDICTS[0]._repr_html_())
     assert found.cells[6:] == ["holds", "slope < 0", "0.123", "[0.1, 0.2]", "above 0", "n = 5"]
     assert "A <note>." in found.text

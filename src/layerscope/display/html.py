@@ -11,7 +11,11 @@ from html import escape
 
 MOST_ROWS = 60
 """Rows of a table that are shown; of more, the first and last halves of these."""
-CELL = "padding:2px 10px;white-space:nowrap"
+CELL = "padding:2px 10px;vertical-align:top"
+LONG = 48
+"""Letters of a cell that stay on one line; longer ones are wrapped."""
+TABLE = "border-collapse:collapse;color:inherit;font:inherit"
+"""Pages without a doctype, as some viewers make, have black tables otherwise."""
 
 
 def block(*parts: str) -> str:
@@ -39,21 +43,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     left = [all(isinstance(row[i], str | None) for row in rows) for i in range(len(columns))]
     sides = ["left" if side else "right" for side in left]
-    head = "".join(
-        f'<th style="{CELL};text-align:{side}">{escape(name)}</th>'
-        for name, side in zip(columns, sides, strict=True)
-    )
+    head = "".join(_cell("th", name, side) for name, side in zip(columns, sides, strict=True))
     lines = [
-        "".join(
-            f'<td style="{CELL};text-align:{side}">{escape(text(cell))}</td>'
-            for cell, side in zip(row, sides, strict=True)
-        )
+        "".join(_cell("td", text(cell), side) for cell, side in zip(row, sides, strict=True))
         for row in rows
     ]
     lines = shortened(lines, f'<td style="{CELL}" colspan="{len(columns)}">{{}}</td>')
     top = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<table style="border-collapse:collapse">{top}<tbody>{body}</tbody></table>'
+    return f'<table style="{TABLE}">{top}<tbody>{body}</tbody></table>'
+
+
+def _cell(tag: str, content: str, side: str) -> str:
+    wrap = "normal;min-width:20em;max-width:36em" if len(content) > LONG else "nowrap"
+    style = f"{CELL};text-align:{side};white-space:{wrap}"
+    return f'<{tag} style="{style}">{escape(content)}</{tag}>'
 
 
 def shortened(lines: Sequence[str], middle: str = "{}") -> list[str]:

@@ -112,7 +112,7 @@ class LayerMap:
         return cls(tuple(_grouped(layers, groups)), aliases)
 
     def __repr__(self) -> str:
-        rows = [_row(layer) for layer in self.layers]
+        rows = [tuple(map(html.text, _row(layer))) for layer in self.layers]
         widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
         head, *lines = (
             "  ".join(map(str.ljust, line, widths)).rstrip() for line in (COLUMNS, *rows)
@@ -224,11 +224,11 @@ class LayerMap:
         return cls(tuple(layers), values["aliases"])
 
 
-def _row(layer: Layer) -> tuple[str, ...]:
+def _row(layer: Layer) -> tuple[str | int, ...]:
     """A layer for people, see `COLUMNS`."""
     kind = layer.kind if layer.trained else f"{layer.kind}, frozen"
     shapes = ", ".join("x".join(map(str, shape)) or "1" for shape in layer.parameters.values())
-    return str(layer.depth), layer.name, kind, layer.group, f"{layer.n_parameters:,}", shapes
+    return layer.depth, layer.name, kind, layer.group, layer.n_parameters, shapes
 
 
 def _matches(layers: Iterable[Layer], patterns: Sequence[str], option: str) -> set[str]:

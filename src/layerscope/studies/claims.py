@@ -57,7 +57,8 @@ class Verdict:
     def cells(self) -> tuple[str, ...]:
         """It for people, see `VERDICT`."""
         interval = "" if self.interval is None else "[{:.3g}, {:.3g}]".format(*self.interval)
-        value, threshold = f"{self.value:.3g}", f"above {self.threshold:.3g}"
+        value = f"{self.value:.3g}" if math.isfinite(self.value) else "no value"
+        threshold = f"above {self.threshold:.3g}"
         return self.outcome, self.statistic, value, interval, threshold, f"n = {self.n_seeds}"
 
 
