@@ -12,7 +12,7 @@ from layerscope.display import html
 from layerscope.display.progress import Advance, reporting
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
-from layerscope.recording.sinks import Sink
+from layerscope.recording.sinks import Sink, checked
 from layerscope.report.publish import save_figures
 from layerscope.report.render import write
 from layerscope.report.study_page import study_page
@@ -78,8 +78,10 @@ def reproduce(
             `layerscope.integrations`.
 
     Raises:
-        LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
+        LayerscopeError: A sink is none, the folder cannot be written, or no run of a variant could
+            be measured.
     """
+    sinks = checked(sinks)
     out = Path(out)
     folder = out / study.folder
     check_writable(folder)

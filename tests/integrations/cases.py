@@ -108,3 +108,12 @@ SINKS = [
     ),
 ]
 each_sink = pytest.mark.parametrize("case", SINKS, ids=lambda case: case.name)
+SLOW = {"wandb"}
+"""Those that start a process of their own."""
+each_sink_in_time = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in SLOW else [])
+        for case in SINKS
+    ],
+)

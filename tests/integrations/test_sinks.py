@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.cases import FCN
-from tests.integrations.cases import SINKS, WARNINGS, each_sink
+from tests.integrations.cases import SINKS, WARNINGS, each_sink, each_sink_in_time
 from tests.integrations.readers import PNG
 from tests.training_loop import assert_same, train
 from torch import nn
@@ -38,7 +38,7 @@ def options(folder, **more):
         "path": folder / "run",
         "task": FCN.task,
         "batch": FCN.batch(0),
-        "probes": PROBES,
+        "probes": [WeightChange()],
         "measure": every(2),
         "checkpoints": every(4),
         **more,
@@ -82,7 +82,8 @@ def assert_holds(found, run, case):
 @each_sink
 def test_a_sink_has_what_the_run_has(case, offline):
     model = FCN.model()
-    with Recorder(model, **options(offline, sinks=[case.make(offline)])) as recorder:
+    given = options(offline, sinks=[case.make(offline)], probes=PROBES)
+    with Recorder(model, **given) as recorder:
         loop(recorder, model, 7, flush=(3, 4))
     run, found = recorder.run, case.read(offline)
     assert "sinks" in run.manifest["notes"]
@@ -105,7 +106,7 @@ def test_a_sink_has_what_the_run_has(case, offline):
     assert found.ended == case.ended
 
 
-@each_sink
+@each_sink_in_time
 def test_a_sink_stands_beside_the_users_own_numbers(case, offline):
     sink, log, close = case.make_user(offline)
     model = FCN.model()
@@ -120,7 +121,7 @@ def test_a_sink_stands_beside_the_users_own_numbers(case, offline):
     assert_holds(found, recorder.run, case)
 
 
-@each_sink
+@each_sink_in_time
 def test_a_resumed_run_goes_on_where_the_sink_was(case, offline):
     model = FCN.model()
     state = None
@@ -145,14 +146,14 @@ def test_a_resumed_run_goes_on_where_the_sink_was(case, offline):
     assert max(found.numbers["layerscope/weight_change/layer1"]) == 8
 
 
-@each_sink
+@each_sink_in_time
 def test_the_training_is_the_same_bit_for_bit(case, offline):
     recorded = train(FCN, **options(offline, sinks=[case.make(offline)]))
     assert_same(recorded, train(FCN))
     assert case.read(offline).numbers
 
 
-@each_sink
+@each_sink_in_time
 def test_hostile_names_and_numbers_do_no_harm(case, offline):
     model = nn.Sequential()
     for name in ("a b", "a:b", "a%b", "é<script>", "x|y"):

@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from tests.cases import FCN
 from tests.memory_sink import Memory
 from tests.reference.sinks import numbers as slow_numbers
+from tests.studies.test_study import STUDY
 from tests.training_loop import assert_same, train
 
+from layerscope.errors import LayerscopeError
 from layerscope.probes import DistanceFromInitialisation, WeightChange
 from layerscope.recording import recorder as recorder_module
 from layerscope.recording import writer as writer_module
 from layerscope.recording.recorder import Recorder
 from layerscope.recording.sinks import labels, layer_rows, numbers
+from layerscope.reproduce import reproduce
 from layerscope.runs.store import Run
 from layerscope.schedule import every
 
@@ -29,7 +32,7 @@ from layerscope.schedule import every
 def options(path, *sinks, **more):
     return {
         "path": path,
-        "probes": [WeightChange(), DistanceFromInitialisation()],
+        "probes": [WeightChange()],
         "measure": every(2),
         "checkpoints": every(2),
         "sinks": sinks,
@@ -43,7 +46,8 @@ def notes(path):
 
 def test_everything_comes_in_order_and_at_the_end_the_figures_and_the_layers(tmp_path):
     sink = Memory()
-    train(FCN, 6, **options(tmp_path / "a", sink, metadata={"seed": 3}))
+    probes = [WeightChange(), DistanceFromInitialisation()]
+    train(FCN, 6, **options(tmp_path / "a", sink, metadata={"seed": 3}, probes=probes))
     assert sink.calls[0] == "start"
     assert sink.calls[-1] == "finish"
     assert sink.tables["status"] == "complete"
@@ -76,7 +80,7 @@ def test_nothing_is_sent_by_the_step(tmp_path):
             recorder.step(loss=1.0)
         assert sink.rows == []
         recorder.flush()
-        assert {step for step, _ in sink.rows} == {0, 1, 2, 3, 4, 5}
+        assert {step for step, _ in sink.rows} == {1, 2, 3, 4, 5}
 
 
 def test_steps_ascend_within_a_flush_and_only_then(tmp_path, monkeypatch):
@@ -123,7 +127,7 @@ def test_what_a_sink_missed_comes_when_the_run_resumes(tmp_path):
     resumed = Recorder(model, **options(tmp_path / "a", mended, resume=True))
     resumed.load_state_dict(state)
     with resumed:
-        assert {step for step, _ in mended.rows} == {0, 2, 4}
+        assert {step for step, _ in mended.rows} == {2, 4}
         for _ in range(2):
             resumed.step(loss=1.0)
     assert mended.state == {"id": "abc"}
@@ -178,6 +182,22 @@ def test_only_the_first_process_feeds_sinks(tmp_path, monkeypatch):
         recorder.step(loss=1.0)
     writer_module.Writer(tmp_path / "a", 1, [sink]).append([])
     assert sink.calls == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["tensorboard"], "'tensorboard' is no sink"),
+        ("tensorboard", "'tensorboard' is no sink"),
+        ([Memory(), Memory], "is no sink"),
+        (Memory(), "sinks is one Memory.*\n.*Give a list"),
+    ],
+)
+def test_what_is_no_list_of_sinks_is_refused_at_once(given, message, tmp_path):
+    with pytest.raises(LayerscopeError, match=message):
+        Recorder(FCN.model(), tmp_path / "a", measure=every(1), checkpoints=every(1), sinks=given)
+    with pytest.raises(LayerscopeError, match=message):
+        reproduce(STUDY, tmp_path / "b", sinks=given)
 
 
 def test_sinks_of_one_kind_are_numbered():

@@ -12,10 +12,11 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import xarray as xr
 
+from layerscope.errors import LayerscopeError
 from layerscope.probes.figures import drawn
 from layerscope.runs.environment import package_version
 from layerscope.runs.manifest import Status
@@ -27,6 +28,7 @@ ROOT = "layerscope"
 Cell = str | float | int | bool | None
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Somewhere that takes numbers over steps, pictures and tables.
 
@@ -112,6 +114,26 @@ def attempt(label: str, action: Callable[[], Any]) -> str:
     return ""
 
 
+def checked(sinks: Any) -> list[Sink]:
+    """The sinks; what is none is refused at once, and not at the first flush.
+
+    Raises:
+        LayerscopeError: It is no list, or something in it is no sink.
+    """
+    alone = isinstance(sinks, Sink)
+    given = [sinks] if alone or isinstance(sinks, str) else list(sinks)
+    for one in given:
+        if not isinstance(one, Sink) or isinstance(one, type):
+            raise LayerscopeError(
+                f"{one!r} is no sink.",
+                'Give a list of them, e.g. sinks=[TensorBoard("runs/tb")] of '
+                "layerscope.integrations.",
+            )
+    if alone:
+        raise LayerscopeError(f"sinks is one {type(sinks).__name__}.", "Give a list: sinks=[...].")
+    return given
+
+
 def labels(sinks: Sequence[Sink]) -> list[str]:
     """A name for every sink: that of its class, numbered from the second of them on."""
     kinds = [type(sink).__name__ for sink in sinks]
@@ -172,10 +194,14 @@ class Feed:
 
     Args:
         sinks: The sinks.
+
+    Raises:
+        LayerscopeError: One is none.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._fed = [_Fed(*pair) for pair in zip(labels(sinks), sinks, strict=True)]
+        given = checked(sinks)
+        self._fed = [_Fed(*pair) for pair in zip(labels(given), given, strict=True)]
         self._run: Run | None = None
         self._step = 0
 
