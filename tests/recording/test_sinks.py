@@ -22,8 +22,9 @@ from layerscope.errors import LayerscopeError
 from layerscope.probes import DistanceFromInitialisation, WeightChange
 from layerscope.recording import recorder as recorder_module
 from layerscope.recording import writer as writer_module
+from layerscope.recording.feed import layer_rows
 from layerscope.recording.recorder import Recorder
-from layerscope.recording.sinks import labels, layer_rows, numbers
+from layerscope.recording.sinks import labels, numbers
 from layerscope.reproduce import reproduce
 from layerscope.runs.store import Run
 from layerscope.schedule import every

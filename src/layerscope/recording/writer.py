@@ -13,7 +13,8 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
-from layerscope.recording.sinks import Feed, Sink
+from layerscope.recording.feed import Feed
+from layerscope.recording.sinks import Sink
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
 
