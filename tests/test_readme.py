@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
 ANY_LOOP = (ROOT / "docs" / "any_loop.md").read_text()
+SINKS = (ROOT / "docs" / "sinks_and_notebooks.md").read_text()
 CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text()
 
 
@@ -60,6 +61,21 @@ def test_the_example_of_any_loop_runs(tmp_path, monkeypatch, capsys):
     assert commands == ["watch", "watch"]
     for path in re.findall(r"\]\(\.\./(.*?)\)", ANY_LOOP):
         assert (ROOT / path).exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*implicitly cleaning up:ResourceWarning")
+def test_the_examples_of_sinks_and_notebooks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", SINKS, re.DOTALL):
+        exec(compile(snippet, "sinks_and_notebooks.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "status: complete" in printed
+    assert "LayerMap of 2 layers, 178 parameters" in printed
+    assert len(list((tmp_path / "runs/tb").iterdir())) == 1
+    assert (tmp_path / "convergence.pdf").stat().st_size > 1000
+    (command,) = re.findall(r"^    layerscope (.*)$", SINKS, re.MULTILINE)
+    assert shlex.split(command)[0] in COMMANDS
 
 
 def test_every_command_in_the_readme_exists():

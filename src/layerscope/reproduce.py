@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xarray as xr
 
+from layerscope.display import html
+from layerscope.display.progress import Advance, reporting
 from layerscope.errors import LayerscopeError
 from layerscope.execution import Job, LocalExecutor
+from layerscope.recording.sinks import Sink, checked
 from layerscope.report.publish import save_figures
 from layerscope.report.render import write
 from layerscope.report.study_page import study_page
 from layerscope.runs.files import check_writable
 from layerscope.runs.store import Run
 from layerscope.studies import study as studies
-from layerscope.studies.claims import Claim, Verdict
+from layerscope.studies.claims import Claim, Verdict, verdict_table
+from layerscope.studies.sending import send
 from layerscope.studies.study import Study
 
 
@@ -34,6 +38,14 @@ class Reproduction:
     verdicts: list[tuple[Claim, Verdict]]
     files: tuple[Path, ...]
 
+    def __repr__(self) -> str:
+        lines = (f"  {claim.id}: {verdict!r}" for claim, verdict in self.verdicts)
+        return "\n".join([f"Reproduction in {self.files[-1].parent}", *lines])
+
+    def _repr_html_(self) -> str:
+        head = html.heading("Reproduction", str(self.files[-1].parent))
+        return html.block(head, verdict_table(self.verdicts))
+
 
 def reproduce(
     study: Study,
@@ -44,7 +56,8 @@ def reproduce(
     data_root: str | None = None,
     accelerator: str = "auto",
     command: str = "",
-    advance: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Reproduction:
     """Execute a study and write its results to ``<out>/<paper>.<figure>/<scale>/``.
 
@@ -59,11 +72,16 @@ def reproduce(
         data_root: Folder of local data sets.
         accelerator: Where to train.
         command: The command that does this again, for the report.
-        advance: Called with (steps done, steps in all) over all runs together.
+        advance: Called with (done, in all) over all runs together; by default a progress bar,
+            where there is a terminal or a notebook.
+        sinks: Where verdicts and figures go as well, e.g. ``[WandB("studies")]`` of
+            `layerscope.integrations`.
 
     Raises:
-        LayerscopeError: The folder cannot be written, or no run of a variant could be measured.
+        LayerscopeError: A sink is none, the folder cannot be written, or no run of a variant could
+            be measured.
     """
+    sinks = checked(sinks)
     out = Path(out)
     folder = out / study.folder
     check_writable(folder)
@@ -75,7 +93,8 @@ def reproduce(
         path = out / "runs" / config.hash
         jobs[config.hash] = Job(config, path, probes, data_root, accelerator)
     executor = LocalExecutor(processes, threads)
-    done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
+    with reporting(f"{len(jobs)} runs", advance) as advance:
+        done = executor.map(list(jobs.values()), _overall(len(jobs), advance))
     outcome_of = dict(zip(jobs, done, strict=True))
     outcomes = [outcome_of[config.hash] for _, _, config in planned]
     measured: dict[tuple[str, int], dict[str, xr.Dataset]] = {}
@@ -102,15 +121,12 @@ def reproduce(
     page = study_page(study, data, verdicts, outcomes, command)
     save_figures(page.figures(), folder / "figures")
     report = write(page, folder / "report.html")
+    send(sinks, study, verdicts, page.figures())
     return Reproduction(data, verdicts, (*files, folder / "figures", report))
 
 
-def _overall(
-    n_jobs: int, advance: Callable[[int, int], None] | None
-) -> Callable[[int, int, int], None] | None:
+def _overall(n_jobs: int, advance: Advance) -> Callable[[int, int, int], None]:
     """Progress over all jobs from that of each, which are taken to be equally long."""
-    if advance is None:
-        return None
     shares = [0.0] * n_jobs
 
     def report(job: int, done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from tyro.conf import AvoidSubcommands, Positional, arg
 from layerscope.config import FCN, DataConfig, Digits, ModelConfig, RunConfig
 
 Kind = Literal["recipes", "probes", "models", "data", "sites"]
+SinkName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 TaskName = Literal["classification", "regression", "language_model"]
 
 
@@ -114,6 +115,8 @@ class RunRecipe:
         seeds: Seeds in place of the recipe's own.
         processes: Runs to train at once; one per core by default.
         threads: Threads of each process; a fair share of the cores by default.
+        sinks: Where verdicts and figures go as well: tensorboard (in the folder tensorboard below
+            out), wandb, mlflow, trackio (project or experiment layerscope).
     """
 
     recipe: Positional[str]
@@ -122,6 +125,7 @@ class RunRecipe:
     seeds: tuple[int, ...] | None = None
     processes: int | None = None
     threads: int | None = None
+    sinks: tuple[SinkName, ...] = ()
     config: Annotated[AvoidSubcommands[RunConfig], arg(name="")] = field(default_factory=RunConfig)
     machine: Annotated[Machine, arg(name="")] = field(default_factory=Machine)
 

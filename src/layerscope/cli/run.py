@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
@@ -33,6 +34,7 @@ def run(words: list[str]) -> None:
     if "seed" in changes:
         raise LayerscopeError("a recipe has several seeds.", "Use --seeds 0 1 2.")
     study = find(options.recipe)(options.scale, changes, options.seeds)
+    sinks = [_sink(name, options.out) for name in options.sinks]
     with bar(f"{len(study.runs())} runs") as advance:
         result = reproduce(
             study,
@@ -43,10 +45,24 @@ def run(words: list[str]) -> None:
             accelerator=options.machine.accelerator,
             command=command_line("run", words),
             advance=advance,
+            sinks=sinks,
         )
     print_verdicts(result.verdicts)
     for path in result.files:
         print_path(path.name if path.is_file() else "figures", path)
+
+
+def _sink(name: str, out: Path) -> Any:
+    from layerscope import integrations
+
+    match name:
+        case "tensorboard":
+            return integrations.TensorBoard(out / "tensorboard")
+        case "wandb":
+            return integrations.WandB("layerscope")
+        case "mlflow":
+            return integrations.MLflow("layerscope")
+    return integrations.Trackio("layerscope")
 
 
 def _scale(words: Sequence[str]) -> Literal["paper", "small", "smoke"]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from layerscope.config import RunConfig
+from layerscope.display.progress import silence
 from layerscope.errors import LayerscopeError
 from layerscope.probes import Probe, measure_all
 from layerscope.studies.study import Outcome
@@ -139,6 +140,7 @@ def _start_worker(messages: Any, threads: int) -> None:
     global _messages
     _messages = messages
     torch.set_num_threads(threads)
+    silence()  # the process that started this one shows how far all are
 
 
 def _work(index: int, job: Job) -> Outcome:

@@ -19,6 +19,7 @@ import xarray as xr
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures import axes, palette
+from layerscope.figures.shown import Shown
 from layerscope.figures.table import Cell, Column, Table
 from layerscope.functional.estimates import mean_interval
 
@@ -136,8 +137,8 @@ class Bar:
     n: int = 1
 
 
-@dataclass(frozen=True, eq=False)
-class Lines:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lines(Shown):
     """One line for each value of ``hue`` over ``x``; one small multiple for each ``panel``.
 
     Args:
@@ -211,8 +212,8 @@ class Lines:
         return palette.hue_colours(dim == LAYER, name(self.data, dim), given)
 
 
-@dataclass(frozen=True, eq=False)
-class Heatmap:
+@dataclass(frozen=True, eq=False, repr=False)
+class Heatmap(Shown):
     """A matrix of colours over ``x`` and ``y``; the mean over ``spread`` where present.
 
     Args:
@@ -298,8 +299,8 @@ class Heatmap:
         return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-@dataclass(frozen=True, eq=False)
-class Bars:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bars(Shown):
     """One bar for each value of ``x``, side by side for each value of ``hue``.
 
     Args:
@@ -346,8 +347,8 @@ class Bars:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Surface:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surface(Shown):
     """A height over two numeric dimensions, such as the loss around a minimum.
 
     Args:

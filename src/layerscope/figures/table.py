@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from layerscope.display import html
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures import axes
+from layerscope.figures.shown import Shown
 from layerscope.functional.estimates import mean_interval
 
 NOTHING = "\N{EN DASH}"
@@ -51,8 +53,8 @@ class Cell:
     margin: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
+@dataclass(frozen=True, eq=False, repr=False)
+class Table(Shown):
     """One row for each value of the dimension ``rows``.
 
     Args:
@@ -117,6 +119,15 @@ class Table:
         """One tuple of cells for each row, in the order of `resolved`, without the row's name."""
         columns = [self._column(column) for column in self.resolved()]
         return tuple(zip(*columns, strict=True)) if columns else ((),) * len(self.row_names())
+
+    def _repr_html_(self) -> str:
+        headers = [f"{c.header} ({c.unit})" if c.unit else c.header for c in self.resolved()]
+        rows = [
+            [name, *(f"{cell.text} {cell.margin}".strip() for cell in cells)]
+            for name, cells in zip(self.row_names(), self.cells(), strict=True)
+        ]
+        shown = html.table([self.rows, *headers], rows)
+        return html.block(html.heading(self.title), shown, html.paragraph(self.caption))
 
     def _variables(self) -> tuple[str, ...]:
         if isinstance(self.data, xr.Dataset):

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from layerscope.integrations.attached import Attached, steps_in_epoch
+from layerscope.integrations.libraries import missing
 from layerscope.networks.task import Task
 from layerscope.recording.recorder import Recorder
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise missing("lightning", "LayerscopeCallback", error) from error
 
 
 class LayerscopeCallback(Callback):

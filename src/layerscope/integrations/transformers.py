@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from layerscope.integrations.attached import Attached, steps_in_epoch
+from layerscope.integrations.libraries import missing
 from layerscope.networks.task import Task
 from layerscope.recording.recorder import Recorder
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise missing("transformers", "LayerscopeCallback", error) from error
 
 
 class LayerscopeCallback(TrainerCallback):

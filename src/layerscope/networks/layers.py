@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from layerscope.display import html
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.functional.norms import owners
 from layerscope.networks.discovery import Forward, Layer, discover, preview
 
+COLUMNS = ("depth", "layer", "kind", "group", "parameters", "shapes")
 THIRDS = ("early", "middle", "late")
 
 
@@ -108,6 +110,23 @@ class LayerMap:
             )
         layers = [replace(layer, depth=depth) for depth, layer in enumerate(layers)]
         return cls(tuple(_grouped(layers, groups)), aliases)
+
+    def __repr__(self) -> str:
+        rows = [tuple(map(html.text, _row(layer))) for layer in self.layers]
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+        head, *lines = (
+            "  ".join(map(str.ljust, line, widths)).rstrip() for line in (COLUMNS, *rows)
+        )
+        return "\n".join([f"LayerMap of {self._size}", head, *html.shortened(lines)])
+
+    def _repr_html_(self) -> str:
+        rows = [_row(layer) for layer in self.layers]
+        return html.block(html.heading("LayerMap", self._size), html.table(COLUMNS, rows))
+
+    @property
+    def _size(self) -> str:
+        n = sum(layer.n_parameters for layer in self.layers)
+        return f"{len(self)} layers, {n:,} parameters"
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -203,6 +222,13 @@ class LayerMap:
             for entry in values["layers"]
         )
         return cls(tuple(layers), values["aliases"])
+
+
+def _row(layer: Layer) -> tuple[str | int, ...]:
+    """A layer for people, see `COLUMNS`."""
+    kind = layer.kind if layer.trained else f"{layer.kind}, frozen"
+    shapes = ", ".join("x".join(map(str, shape)) or "1" for shape in layer.parameters.values())
+    return layer.depth, layer.name, kind, layer.group, layer.n_parameters, shapes
 
 
 def _matches(layers: Iterable[Layer], patterns: Sequence[str], option: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.display.progress import Advance
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.networks.isolation import device_of
 from layerscope.networks.layers import LayerMap
@@ -24,8 +25,6 @@ from layerscope.probes.kept import Identity, identity
 from layerscope.probes.observer import Observer, Watch
 from layerscope.runs.store import Run
 from layerscope.schedule import every
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
+from layerscope.display.progress import Advance, reporting
 from layerscope.errors import LayerscopeError
 from layerscope.networks.task import Task
 from layerscope.probes.base import Probe
-from layerscope.probes.call import Advance, Alone, Call, Shared, noting, together
+from layerscope.probes.call import Alone, Call, Shared, noting, together
 from layerscope.probes.given import Given
 from layerscope.probes.kept import chosen_steps, read_kept
 from layerscope.runs.store import Run
@@ -52,7 +53,8 @@ def measure(
         steps: Checkpoints to use; all by default.
         layers: Patterns of the layers to measure; all by default.
         recompute: Measure again even if the result is there.
-        advance: Called with (checkpoints done, checkpoints in all).
+        advance: Called with (checkpoints done, checkpoints in all); by default a progress bar,
+            where there is a terminal or a notebook.
 
     Returns:
         A dataset with dimensions ``layer`` and mostly ``step``; every variable has the attributes
@@ -115,7 +117,8 @@ def measure_all(
         steps: Checkpoints to use; all by default.
         layers: Patterns of the layers to measure; all by default.
         recompute: Measure again also what is there.
-        advance: Called with (checkpoints done, checkpoints in all).
+        advance: Called with (checkpoints done, checkpoints in all); by default a progress bar,
+            where there is a terminal or a notebook.
 
     Returns:
         The dataset of every probe by its key.
@@ -140,7 +143,9 @@ def measure_all(
             else:
                 found[key] = kept
     shared = [plan for plan in plans.values() if isinstance(plan, Shared)]
-    call.observe([plan.watch for plan in shared], errors, advance or _ignore)
+    label = f"measuring {next(iter(wanted)) if len(wanted) == 1 else f'{len(wanted)} probes'}"
+    with reporting(label, advance) as advance:
+        call.observe([plan.watch for plan in shared], errors, advance)
     for plan in sorted(plans.values(), key=lambda plan: isinstance(plan, Alone)):
         if (key := plan.key) not in errors:
             with noting(errors, key, plan.given):
@@ -205,7 +210,3 @@ def stored(
             f"Measure it again: measure({type(probe).__name__}(...), run).",
         )
     return dataset
-
-
-def _ignore(done: int, total: int) -> None:
-    del done, total

@@ -21,6 +21,7 @@ from layerscope.probes.observer import Observer, Watch
 from layerscope.recording import at_exit, watching
 from layerscope.recording.clock import Clock, Optimizers
 from layerscope.recording.numbers import Scalars
+from layerscope.recording.sinks import Sink
 from layerscope.recording.weights import Live, misfits, refuse_misfits, refuse_sharded
 from layerscope.recording.writer import Writer, not_open, rank
 from layerscope.runs.manifest import Status
@@ -81,6 +82,9 @@ class Recorder:
             restores model and optimiser and calls `load_state_dict`.
         strict: Raise where a probe fails. By default it is logged as a warning, noted in the
             manifest and left out from then on, and the training goes on.
+        sinks: Where numbers, figures and a table of layers go beside the run on disk, e.g.
+            ``[TensorBoard("runs/tb")]`` of `layerscope.integrations`. One that fails is left out
+            from then on.
 
     Raises:
         LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice; a
@@ -105,6 +109,7 @@ class Recorder:
         metadata: Mapping[str, Any] | None = None,
         resume: bool = False,
         strict: bool = False,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.model = unwrap(model)
         self.path = Path(path)
@@ -128,7 +133,7 @@ class Recorder:
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
-        self._writer = Writer(self.path, rank())
+        self._writer = Writer(self.path, rank(), sinks)
         # Each process holds all weights, so that those that do not write need not take part.
         self._takes_part = self._writer.writes
         self._open = False

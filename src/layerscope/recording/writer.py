@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
+from layerscope.recording.feed import Feed
+from layerscope.recording.sinks import Sink
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
 
@@ -34,14 +36,16 @@ class Writer:
     Args:
         path: Folder of the run.
         rank: Rank of this process.
+        sinks: Where what is appended goes as well, once it is written.
     """
 
-    def __init__(self, path: Path, rank: int) -> None:
+    def __init__(self, path: Path, rank: int, sinks: Sequence[Sink] = ()) -> None:
         self.path = path
         self.writes = rank == 0
         self._rank = rank
         self._run: Run | None = None
         self._before: set[Path] = set()
+        self._feed = Feed(sinks)
 
     @property
     def run(self) -> Run:
@@ -88,12 +92,14 @@ class Writer:
             except BaseException:
                 self.undo_start()
                 raise
+        self._feed.start(self._run)
 
     def undo_start(self) -> None:
         """Remove what was written since `start`, so that the folder is as found."""
         if self._run is None:
             return
         with contextlib.suppress(LayerscopeError):  # a full disk takes no status; the lock is freed
+            self._feed.finish("interrupted")
             self._run.finish("interrupted")
         self._run = None
         for path in sorted(_content(self.path) - self._before, reverse=True):  # children first
@@ -115,6 +121,7 @@ class Writer:
         notes = self._run.manifest["notes"]
         notes.pop("error", None)
         self._run.note("running")
+        self._feed.start(self._run)
         return notes.get("failed_probes", {})
 
     def checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
@@ -124,9 +131,13 @@ class Writer:
 
     def append(self, datasets: Iterable[tuple[str, xr.Dataset]]) -> None:
         """Add measurements to those under their keys."""
-        for key, dataset in datasets:
-            if self.writes:
-                self.run.append_results(key, dataset)
+        try:
+            for key, dataset in datasets:
+                if self.writes:
+                    self.run.append_results(key, dataset)
+                    self._feed.take(key, dataset)
+        finally:
+            self._feed.send()
 
     def note_failures(self, failures: Mapping[str, Any]) -> None:
         """Note the probes that failed, where that is news."""
@@ -136,7 +147,10 @@ class Writer:
     def finish(self, status: Status, **notes: Any) -> None:
         """Close the run."""
         if self.writes:
-            self.run.finish(status, **notes)
+            try:
+                self.run.finish(status, **notes)
+            finally:
+                self._feed.finish(status)
 
 
 def _content(folder: Path) -> set[Path]:

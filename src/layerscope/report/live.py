@@ -16,9 +16,10 @@ import xarray as xr
 from layerscope.errors import LayerscopeError
 from layerscope.figures.table import Column, Table
 from layerscope.probes import MomentProbe
+from layerscope.probes.figures import made_by
 from layerscope.report.conditioning import conditioning_findings
 from layerscope.report.linearity import linearity_findings
-from layerscope.report.measurements import made_by, place, probe_figures
+from layerscope.report.measurements import place, probe_figures
 from layerscope.report.page import Page
 from layerscope.report.run_page import facts, notices, provenance, sections, training_figures
 from layerscope.runs.manifest import Status
@@ -88,8 +89,8 @@ class Live:
         """The first variable over steps and layers of every probe that measures layers."""
         own = set(self.run.layers.names)
         found = []
-        for name, dataset in self.measured.items():
-            probe = made_by(name, dataset)
+        for dataset in self.measured.values():
+            probe = made_by(dataset)
             if isinstance(probe, MomentProbe) and own.issuperset(dataset["layer"].values.tolist()):
                 over = [dataset[v] for v in probe.variables if dataset[v].dims == ("step", "layer")]
                 found += over[:1]

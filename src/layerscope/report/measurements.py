@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from layerscope.probes import (
     measure_all,
 )
 from layerscope.probes.datasets import by_epoch
+from layerscope.probes.figures import drawn
 from layerscope.runs.store import Run
 from layerscope.schedule import parse
 
@@ -151,15 +151,9 @@ def probe_figures(measurements: Mapping[str, xr.Dataset]) -> dict[str, list[Figu
     """The figures of every measurement, by probe name, each drawn by the probe itself."""
     found: dict[str, list[Figure]] = {}
     for name, dataset in measurements.items():
-        drawn = made_by(name, dataset).figures(dataset)
-        found[name] = [_at_a_step(f) for f in drawn] if name.endswith(STEPS) else drawn
+        own = drawn(dataset)
+        found[name] = [_at_a_step(f) for f in own] if name.endswith(STEPS) else own
     return found
-
-
-def made_by(name: str, dataset: xr.Dataset) -> Probe:
-    """The probe, with its settings, that made a measurement shown under a name."""
-    settings = json.loads(dataset.attrs.get("settings", "{}"))
-    return PROBES[probe_of(name)](**_tuples(settings))
 
 
 def _at_a_step(figure: Figure) -> Figure:
@@ -170,10 +164,3 @@ def _at_a_step(figure: Figure) -> Figure:
         title=f"{figure.title} at a step",
         caption=f"Mean over the steps of every epoch. {figure.caption}",
     )
-
-
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    def made(value: Any) -> Any:
-        return tuple(made(v) for v in value) if isinstance(value, list) else value
-
-    return {name: made(value) for name, value in settings.items()}

@@ -9,9 +9,10 @@ from typing import Any
 
 import xarray as xr
 
-from layerscope.figures.figure import Figure, Lines
+from layerscope.figures.figure import Figure
 from layerscope.figures.table import Column, Table
 from layerscope.probes import PROBES
+from layerscope.probes.figures import whole_model
 from layerscope.report.change import change_findings, frozen_findings
 from layerscope.report.conditioning import conditioning_findings
 from layerscope.report.diagnosis import findings, layer_summary
@@ -141,16 +142,11 @@ def training_figures(runs: Sequence[Run]) -> list[Figure]:
         if len(parts) != len(runs):
             continue
         values = xr.concat(parts, xr.DataArray(seed_labels(runs), dims="seed", name="seed"))
-        x = "step"
-        if "epoch" in values.coords:
-            values, x = values.swap_dims(step="epoch"), "epoch"
         if name == "test_error":
             values = (100 * values).assign_attrs(values.attrs | {"units": "%"})
         interval = "; mean and 95% interval over seeds" if len(runs) > 1 else ""
         caption = f"{title} of the whole model{interval}."
-        found.append(
-            Lines(values, key=name.replace("_", "-"), title=title, caption=caption, x=x, hue=None)
-        )
+        found.append(whole_model(values, name, title, caption))
     return found
 
 

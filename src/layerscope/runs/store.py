@@ -27,8 +27,10 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from layerscope.catalogue import Entry
 from layerscope.config import RunConfig, from_dict
 from layerscope.config.rates import learning_rate
+from layerscope.display import html
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import unwrap
@@ -47,6 +49,10 @@ from layerscope.runs.manifest import (
 from layerscope.runs.results import compact, read_parts, write_dataset, write_part
 from layerscope.runs.sources.fitting import by_step, load, places
 from layerscope.runs.sources.state_dicts import StateDict
+
+FIGURES = Entry("figures", "What a probe draws.", "layerscope.probes.figures", "figures")
+PLOT = Entry("plot", "The same, drawn.", "layerscope.probes.figures", "plot")
+"""What a run shows of its results stands above it and is imported when it is asked for."""
 
 
 class Run:
@@ -342,6 +348,56 @@ class Run:
         check_new(changed, self.path)
         self.manifest.update(changed)
         write_manifest(self.path, self.manifest)
+
+    # Showing
+
+    def figures(self, key: str) -> list[Any]:
+        """The figures of one measurement, as their probe draws them.
+
+        Args:
+            key: A key of `result_keys`, or how one, and only one, of them begins.
+
+        Raises:
+            LayerscopeError: There is none, or several begin so; or a file is damaged.
+        """
+        return FIGURES.load()(self, key)
+
+    def plot(self, key: str) -> Any:
+        """Draw the figures of one measurement, e.g. ``run.plot("convergence")``.
+
+        Args:
+            key: As for `figures`.
+
+        Returns:
+            A tuple of matplotlib figures, which a notebook shows.
+
+        Raises:
+            LayerscopeError: As for `figures`.
+        """
+        return PLOT.load()(self, key)
+
+    def __repr__(self) -> str:
+        lines = (f"  {name}: {value}" for name, value in self._facts())
+        return "\n".join([f"Run {self.path}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [[name, value] for name, value in self._facts()]
+        return html.block(html.heading("Run", str(self.path)), html.table(["", ""], rows))
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """What it is and holds, for people."""
+        status = "" if self._end_missing else self.status
+        yield "status", "; ".join(part for part in (status, self.missing) if part)
+        n = sum(layer.n_parameters for layer in self.layers)
+        yield "layers", f"{len(self.layers)}, {n:,} parameters"
+        yield "checkpoints", f"{len(self.steps)}, {_some(self.steps)}" if self.steps else "none"
+        for name in ("steps_per_epoch", "seed"):
+            if self.manifest[name] is not None:
+                yield name.replace("_", " "), str(self.manifest[name])
+        for name in ("test_error", "test_loss"):
+            if name in self.manifest["notes"]:
+                yield name.replace("_", " "), f"{self.manifest['notes'][name]:.4g}"
+        yield "results", ", ".join(self.result_keys) or "none"
 
     # Weights
 

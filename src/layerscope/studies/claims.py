@@ -15,10 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from layerscope.display import html
 from layerscope.errors import LayerscopeError
 from layerscope.functional.estimates import mean_interval
 
 Outcome = Literal["holds", "fails", "inconclusive"]
+VERDICT = ("verdict", "statistic", "value", "95% interval", "holds where", "seeds")
+"""Headings of `Verdict.cells`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,21 @@ class Verdict:
     threshold: float = 0.0
     note: str = ""
 
+    def __repr__(self) -> str:
+        cells = ", ".join(text for text in self.cells[1:] if text)
+        return f"Verdict({self.outcome}: {cells})"
+
+    def _repr_html_(self) -> str:
+        return html.block(html.table(VERDICT, [self.cells]), html.paragraph(self.note))
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """It for people, see `VERDICT`."""
+        interval = "" if self.interval is None else "[{:.3g}, {:.3g}]".format(*self.interval)
+        value = f"{self.value:.3g}" if math.isfinite(self.value) else "no value"
+        threshold = f"above {self.threshold:.3g}"
+        return self.outcome, self.statistic, value, interval, threshold, f"n = {self.n_seeds}"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -62,6 +80,12 @@ class Claim:
     decide: Callable[[xr.DataTree], Verdict]
     variants: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Claim({self.id!r}: {self.text})"
+
+    def _repr_html_(self) -> str:
+        return html.block(html.heading(self.id, self.source), html.paragraph(self.text))
+
     def row(self, verdict: Verdict) -> dict[str, Any]:
         """Plain values for ``claims.json``."""
         return {
@@ -76,6 +100,12 @@ class Claim:
             "threshold": verdict.threshold,
             "note": verdict.note,
         }
+
+
+def verdict_table(verdicts: Sequence[tuple[Claim, Verdict]]) -> str:
+    """Claims and their verdicts, as HTML for notebooks."""
+    rows = [[claim.id, claim.text, *verdict.cells] for claim, verdict in verdicts]
+    return html.table(["claim", "statement", *VERDICT], rows)
 
 
 def _plain(value: float) -> float | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xarray as xr
 
 from layerscope.config import RunConfig
+from layerscope.display import html
 from layerscope.errors import LayerscopeError
 from layerscope.figures.figure import Figure
 from layerscope.probes import Probe, stored
@@ -69,6 +70,27 @@ class Study:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise LayerscopeError(f"seeds are {list(self.seeds)}.", "Give each seed once.")
+
+    def __repr__(self) -> str:
+        lines = (f"  {name}: {value}" for name, value in self._facts())
+        return "\n".join([f"Study {self.name} ({self.scale} scale): {self.title}", *lines])
+
+    def _repr_html_(self) -> str:
+        claims = [[claim.id, claim.text] for claim in self.claims]
+        return html.block(
+            html.heading(self.title, f"{self.name}, {self.scale} scale"),
+            html.paragraph(self.description),
+            html.table(["", ""], [[name, value] for name, value in self._facts()]),
+            html.table(["claim", "statement"], claims),
+        )
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """What it takes, for people."""
+        yield "source", self.source
+        yield "variants", ", ".join(self.variants)
+        yield "runs", f"{len(self.runs())}, seeds {', '.join(map(str, self.seeds))}"
+        yield "probes", ", ".join(probe.expression for probe in self.probes)
+        yield "claims", ", ".join(claim.id for claim in self.claims) or "none"
 
     @property
     def folder(self) -> str:

@@ -21,6 +21,7 @@ from layerscope.config.rates import check_schedule
 from layerscope.data.augment import augmentation
 from layerscope.data.dataset import Split
 from layerscope.data.loader import Batches, InOrder
+from layerscope.display.progress import Advance, reporting
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.networks.isolation import isolated
 from layerscope.networks.layers import LayerMap
@@ -28,6 +29,7 @@ from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.expression import parse
 from layerscope.recording.recorder import Recorder
+from layerscope.recording.sinks import Sink
 from layerscope.runs.files import check_writable
 from layerscope.runs.manifest import frozen_after
 from layerscope.runs.resume import load_state, set_random_state
@@ -41,7 +43,6 @@ from layerscope.training.rates import LearningRate
 RESUME_SECONDS = 30.0
 EVALUATIONS = 50
 WAIT_SECONDS = 1.0
-Advance = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
@@ -111,6 +112,7 @@ def train(
     accelerator: str = "auto",
     advance: Advance | None = None,
     resume_seconds: float = RESUME_SECONDS,
+    sinks: Sequence[Sink] = (),
 ) -> Run:
     """Train one model and record it; a finished run is read back, an interrupted one resumes.
 
@@ -128,8 +130,10 @@ def train(
         measure: When; every epoch by default.
         data_root: Folder of local data sets.
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"``, ...: as Lightning Fabric names them.
-        advance: Called with (steps done, steps in all).
+        advance: Called with (steps done, steps in all); by default a progress bar, where there is
+            a terminal or a notebook.
         resume_seconds: Seconds between two writings of the state needed to resume.
+        sinks: Where what is recorded goes as well, as for `Recorder`.
 
     Returns:
         The run.
@@ -158,7 +162,7 @@ def train(
     optimizer = make_optimizer(config.optimizer, made.model)
     rate = LearningRate(config, batches.steps_per_epoch)
     recorder = _recorder(
-        config, path, made, rate, _watched(config, probes, measure), measure, existing
+        config, path, made, rate, _watched(config, probes, measure), measure, existing, sinks
     )
     freezer = None
     if how.threshold:
@@ -176,11 +180,11 @@ def train(
         keep = Keeper(path, made.model, optimizer, recorder, resume_seconds)
         if existing is None:
             keep.write()
-        for done, total in _steps(config, made, batches, optimizer, rate, fabric, recorder):
-            if freezer is not None:
-                freezer()
-            keep()
-            if advance is not None:
+        with reporting("training", advance) as advance:
+            for done, total in _steps(config, made, batches, optimizer, rate, fabric, recorder):
+                if freezer is not None:
+                    freezer()
+                keep()
                 advance(done, total)
         outcome = evaluate(made.model, made.task, made.dataset.test)
         if not math.isfinite(outcome["test_loss"]):
@@ -222,6 +226,7 @@ def _recorder(
     watched: Mapping[Probe, schedule.Schedule],
     measure: schedule.Schedule | None,
     existing: Run | None,
+    sinks: Sequence[Sink],
 ) -> Recorder:
     return Recorder(
         made.model,
@@ -241,6 +246,7 @@ def _recorder(
             "device": str(made.dataset.train.device),
         },
         resume=existing is not None,
+        sinks=sinks,
     )
 
 

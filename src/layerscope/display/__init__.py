@@ -1,0 +1,1 @@
+"""How things show themselves: progress of long calls, and tables in notebooks."""
