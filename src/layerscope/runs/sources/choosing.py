@@ -8,6 +8,7 @@ from typing import Any
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import preview
 from layerscope.runs.sources.contents import Entry
+from layerscope.runs.sources.pickles import SAFE, Placeholder
 
 DEEPEST = 3
 """Levels of dictionaries that are looked into."""
@@ -39,7 +40,8 @@ def choose(tree: Any, key: str | None, where: str) -> tuple[str, dict[str, Entry
             )
         return key, found
     if not isinstance(tree, Mapping):
-        raise LayerscopeError(f"{where} holds {_called(tree)}, not a state dict.", SAVE)
+        remedy = SAFE if isinstance(tree, Placeholder) else SAVE
+        raise LayerscopeError(f"{where} holds {_called(tree)}, not a state dict.", remedy)
     level: dict[str, Any] = {"": tree}
     for _ in range(DEEPEST + 1):
         fitting = {path: found for path, node in level.items() if (found := _weights(node))}
@@ -54,8 +56,8 @@ def choose(tree: Any, key: str | None, where: str) -> tuple[str, dict[str, Entry
     others = [f"{name!r} ({_called(value)})" for name, value in tree.items() if not _tensor(value)]
     raise LayerscopeError(
         f"{where} holds no dictionary of nothing but tensors: "
-        f"{f'beside tensors it has {preview(others, 5)}' if others else 'it is empty'}.",
-        SAVE,
+        f"{f'it has {preview(others, 5)}' if others else 'it is empty'}.",
+        SAFE if any(isinstance(value, Placeholder) for value in tree.values()) else SAVE,
     )
 
 
@@ -109,7 +111,7 @@ def _known(tree: Any) -> str:
 def _called(value: Any) -> str:
     if isinstance(value, Entry):
         return "one tensor"
-    if type(value).__name__ == "Placeholder":
+    if isinstance(value, Placeholder):
         return f"an object of {value!r}, which is not built"
     return f"a {type(value).__name__}"
 

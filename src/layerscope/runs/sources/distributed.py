@@ -20,8 +20,8 @@ from layerscope.errors import LayerscopeError
 from layerscope.runs.checkpoints import TYPES
 from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.pickles import Placeholder, RefusedError, unpickle
-from layerscope.runs.sources.torch_files import SAFE, open_archive
+from layerscope.runs.sources.pickles import SAFE, Placeholder, RefusedError, unpickle
+from layerscope.runs.sources.torch_files import open_archive
 
 METADATA = ".metadata"
 AGAIN = "Copy the whole folder again, or save the checkpoint again."

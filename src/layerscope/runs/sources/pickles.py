@@ -27,6 +27,11 @@ from layerscope.runs.sources.contents import Entry
 MOST = 2**28
 """Bytes of a pickle; those of checkpoints have less, since numbers stand outside."""
 LINE = 2**12
+SAFE = (
+    "Nothing of it was run. Use a file of plain tensors: the weights as safetensors, or "
+    "model.state_dict() saved with torch.save; do not load this one in another way unless you "
+    "trust whoever made it."
+)
 
 
 class RefusedError(Exception):
@@ -296,7 +301,7 @@ def _tensor(
     count = math.prod(size)
     last = sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     extent = last + 1 if count else 0
-    if count > held or offset + extent > held:
+    if count and (count > held or offset + extent > held):
         raise RefusedError(f"a tensor of shape {tuple(size)} cannot lie in {held:,} numbers")
     return Entry(tuple(size), TYPES[dtype], Place(storage, dtype, offset, tuple(stride), extent))
 

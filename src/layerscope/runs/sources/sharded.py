@@ -13,6 +13,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 from layerscope.runs.files import check_readable, read_json
 from layerscope.runs.sources.contents import Contents, Entry
+from layerscope.runs.sources.pickles import SAFE, Placeholder
 from layerscope.runs.sources.safetensors_files import safetensors_file
 from layerscope.runs.sources.torch_files import torch_file
 
@@ -32,6 +33,9 @@ def sharded(index: Path) -> Contents:
     for tensor, name in _files(index).items():
         found = parts[name].tree.get(tensor) if isinstance(parts[name].tree, Mapping) else None
         if not isinstance(found, Entry):
+            if isinstance(found, Placeholder):
+                what = f"an object of {found!r}, which is not built"
+                raise LayerscopeError(f"{index}: {name} has {what}, as {tensor!r}.", SAFE)
             raise LayerscopeError(f"{index}: {name} does not hold {tensor!r}.", AGAIN)
         tree[tensor] = found._replace(place=(name, found))
     readers: dict[str, Callable[[Entry], Tensor]] = {n: part.read for n, part in parts.items()}

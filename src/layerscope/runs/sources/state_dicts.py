@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
-from layerscope.runs.checkpoints import LazyTensors, Tensors
+from layerscope.runs.checkpoints import LazyTensors
 from layerscope.runs.sources.choosing import choose, is_extra
 from layerscope.runs.sources.contents import Chosen, Contents
 from layerscope.runs.sources.opening import open_path
@@ -57,8 +57,6 @@ def opened(source: StateDict | str | Path, key: str | None = None) -> Opened:
         return Opened(_only_tensors(source), "", None)
     contents = open_path(Path(source))
     found, entries = choose(contents.tree, key, str(source))
-    if contents.path.suffix == ".safetensors" and not found:
-        return Opened(Tensors(contents.path), "", contents)
     return Opened(Chosen(contents, entries), found, contents)
 
 

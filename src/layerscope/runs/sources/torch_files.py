@@ -22,15 +22,10 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.pickles import MOST, Place, RefusedError, Storage, unpickle
+from layerscope.runs.sources.pickles import MOST, SAFE, Place, RefusedError, Storage, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-SAFE = (
-    "Nothing of it was run. Use a file of plain tensors: the weights as safetensors, or "
-    "model.state_dict() saved with torch.save; do not load this one in another way unless you "
-    "trust whoever made it."
-)
 WHOLE = "Restore it from a copy, or save model.state_dict() again with torch.save or safetensors."
 
 
@@ -77,7 +72,9 @@ class Archive:
         if not data:
             return torch.empty(entry.shape, dtype=place.dtype)
         numbers = torch.frombuffer(data, dtype=torch.uint8).view(place.dtype)
-        return numbers.as_strided(entry.shape, place.stride).contiguous()
+        found = numbers.as_strided(entry.shape, place.stride)
+        plain = torch.empty(entry.shape, device="meta").stride() == place.stride
+        return found if plain else found.clone(memory_format=torch.contiguous_format)
 
 
 def torch_file(path: Path) -> Contents:
@@ -134,7 +131,7 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError("it is too short")
+            raise OSError("it is too short")
         self._at = base + offset
         return self._at
 
@@ -148,7 +145,7 @@ class _Window(io.RawIOBase):
 
 def _is_zip(file: BinaryIO) -> bool:
     file.seek(0)
-    return file.read(4) == b"PK\x03\x04"
+    return file.read(2) == b"PK"
 
 
 def _zip(file: BinaryIO) -> tuple[Any, dict[str, Record]]:
