@@ -8,6 +8,8 @@ from typing import TypedDict
 
 import xxhash
 
+from layerscope.runs.files import check_readable
+
 ENDS = 2**16
 """Bytes at the beginning and at the end of a file that its checksum covers."""
 
@@ -25,7 +27,12 @@ class Look(TypedDict):
 
 
 def look(file: Path) -> Look:
-    """How a file looks now."""
+    """How a file looks now.
+
+    Raises:
+        LayerscopeError: It is gone, or no regular file.
+    """
+    check_readable(file, f"there is no file {file} any more.", "Put it back, or import again.")
     about = file.stat()
     with file.open("rb") as stream:
         found = xxhash.xxh3_64(stream.read(ENDS))
