@@ -12,6 +12,8 @@ from layerscope.cli import main
 from layerscope.models.fcn import fcn
 from layerscope.runs.store import Run
 
+FACTORY = "tests.test_cli_import:model"
+
 
 def model(width=3):
     """Factory for the tests below."""
@@ -51,7 +53,7 @@ def test_it_says_what_it_found_and_what_to_do_next(out, capsys):
 
 
 def test_with_a_model_everything_can_be_measured(out, capsys):
-    words = ["--model", "tests.test_cli_import:model", "--arguments", json.dumps({"width": 3})]
+    words = ["--model", FACTORY, "--arguments", json.dumps({"width": 3})]
     run = out / "run"
     first = [f"{out}/step{step}.pt" for step in (100, 200)]  # as a shell expands a pattern
     assert main(["import", *first, *words, "--out", str(run), "--copy"]) == 0
