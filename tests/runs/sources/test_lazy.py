@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tracemalloc
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -162,6 +163,35 @@ def test_a_shape_that_no_file_has_numbers_for_is_refused_before_it_is_made(tmp_p
     (tmp_path / ".metadata").write_bytes(pickle.dumps(found))
     with pytest.raises(LayerscopeError, match=r"__0_0.distcp is truncated: it ends before 'w'"):
         opened(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(at=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_damaged_description_of_chunks_is_an_error_and_never_another(tmp_path_factory, at):
+    folder = tmp_path_factory.getbasetemp() / "damaged chunks"
+    folder.mkdir(exist_ok=True)
+    write_chunks(folder, (4,), [((0,), (2,)), ((2,), (2,))], torch.ones(4))
+    content = bytearray((folder / ".metadata").read_bytes())
+    for place, value in at:
+        content[int(place * len(content))] = value
+    (folder / ".metadata").write_bytes(content)
+    with suppress(LayerscopeError):
+        assert all(isinstance(value, torch.Tensor) for value in read_state_dict(folder).values())
+
+
+def test_the_folder_that_trainers_under_fsdp_write_is_found(tmp_path):
+    inside = tmp_path / "checkpoint-5" / "pytorch_model_fsdp_0"
+    inside.mkdir(parents=True)
+    write_chunks(inside, (2, 2), [((0, 0), (1, 2)), ((1, 0), (1, 2))], torch.eye(2))
+    run = Run.from_checkpoints(tmp_path / "run", f"{tmp_path}/checkpoint-*")
+    assert torch.equal(run.checkpoint(5)["w"], torch.eye(2))
+
+
+def test_names_of_one_tensor_in_a_file_are_compared_without_reading_it(tmp_path):
+    weight = torch.ones(2, 2)
+    torch.save({"a": weight, "b": weight, "c": weight.clone()}, tmp_path / "step1.pt")
+    state = opened(tmp_path / "step1.pt").state
+    assert (state.is_one("a", "b"), state.is_one("a", "c")) == (True, False)
 
 
 MEGABYTE = 2**20

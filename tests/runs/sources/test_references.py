@@ -134,6 +134,11 @@ def test_copies_need_the_files_no_more(out, tmp_path):
     assert (run.missing, run.manifest["notes"]["imported"]["copied"]) == ("", True)
 
 
+def without_place(path):
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in values.items() if k != "relative"}))
+
+
 def changed(**values):
     def change(path):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -145,6 +150,7 @@ DAMAGE = {
     "no JSON": (lambda path: path.write_text("{"), "not valid JSON"),
     "another step": (changed(step=11), "is that of step 11, not of step 10"),
     "another run": (changed(run="x"), "is that of run x, not of run"),
+    "no place": (without_place, "does not say where its checkpoint is"),
     "fields": (changed(files=3), "files: Expected"),
     "other names": (changed(names={"layer.0.weight": "gone"}), "lacks 'gone'"),
     "other key": (changed(key="model"), "no weights at key 'model'"),

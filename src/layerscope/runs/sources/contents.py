@@ -81,6 +81,10 @@ class Chosen(LazyTensors):
         """Type of a tensor as safetensors writes it, e.g. ``F32``, without reading it."""
         return self._known(name).dtype
 
+    def is_one(self, a: str, b: str) -> bool:
+        """Whether two names are of the same numbers in the same place; nothing is read."""
+        return self._known(a) == self._known(b)
+
     def _known(self, name: str) -> Entry:
         if name not in self._entries:
             raise unknown(f"tensor of {self.path.name}", name, self._entries)

@@ -63,6 +63,7 @@ def distributed(folder: Path) -> Contents:
     try:
         with path.open("rb") as file:
             entries, paths = _described(unpickle(file, only=KNOWN))
+        tree = _nested(entries, paths)
     except RefusedError as error:
         raise LayerscopeError(f"{path} is refused: {error}.", SAFE) from error
     except Exception as error:  # a damaged file can fail anywhere
@@ -79,7 +80,6 @@ def distributed(folder: Path) -> Contents:
     def read(entry: Entry) -> Tensor:
         return _read(folder, entry)
 
-    tree = _nested(entries, paths)
     return Contents(folder, "distributed checkpoint", tree, read, files)
 
 

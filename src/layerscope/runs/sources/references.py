@@ -81,6 +81,8 @@ def read_reference(path: Path, expected: dict[str, str]) -> Reference:
     """
     values = read_json(path)
     check_fields(values, Reference, path)
+    if "hub" not in values and not {"path", "relative"} <= values.keys():
+        raise LayerscopeError(f"{path} does not say where its checkpoint is.", AGAIN)
     for name, value in expected.items():
         if str(values[name]) != value:
             raise LayerscopeError(
@@ -117,7 +119,7 @@ def open_reference(path: Path, expected: dict[str, str], device: torch.device | 
 
 def is_gone(path: Path) -> bool:
     """Whether what a reference leads to is no longer there; never of a revision on the hub."""
-    values = read_json(path)
+    values = read_reference(path, {})
     return "hub" not in values and _place(path, values) is None
 
 

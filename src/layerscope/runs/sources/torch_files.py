@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
+from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
 from layerscope.runs.sources.pickles import MOST, SAFE, Place, RefusedError, Storage, unpickle
 
@@ -55,10 +56,11 @@ class Archive:
         """A tensor of the file.
 
         Raises:
-            LayerscopeError: The file is truncated, or its checksum is another.
+            LayerscopeError: The file is gone or truncated, or its checksum is another.
         """
         place: Place = entry.place
         record, size = self.records[place.storage.key], place.dtype.itemsize
+        check_readable(self.path, f"{self.path} is gone.", "Put it back.")
         data = bytearray(place.extent * size)
         with self.path.open("rb") as file:
             file.seek(record.start + place.offset * size)
