@@ -19,7 +19,8 @@ from tests.runs.sources.hostile import BESIDE, KINDS, REFUSED, WEIGHTS, archive
 
 from layerscope.errors import LayerscopeError
 from layerscope.runs.sources import read_state_dict
-from layerscope.runs.sources.pickles import RefusedError, unpickle
+from layerscope.runs.sources.descriptions import RefusedError
+from layerscope.runs.sources.pickles import unpickle
 from layerscope.runs.sources.sharded import sharded
 from layerscope.runs.sources.torch_files import open_archive
 from layerscope.runs.store import Run

@@ -8,7 +8,7 @@ from typing import Any
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import preview
 from layerscope.runs.sources.contents import Entry
-from layerscope.runs.sources.pickles import SAFE, Placeholder
+from layerscope.runs.sources.descriptions import SAFE, Placeholder
 
 DEEPEST = 3
 """Levels of dictionaries that are looked into."""

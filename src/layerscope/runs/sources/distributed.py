@@ -20,7 +20,8 @@ from layerscope.errors import LayerscopeError
 from layerscope.runs.checkpoints import TYPES
 from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.pickles import SAFE, Placeholder, RefusedError, unpickle
+from layerscope.runs.sources.descriptions import SAFE, Placeholder, RefusedError
+from layerscope.runs.sources.pickles import unpickle
 from layerscope.runs.sources.torch_files import open_archive
 
 METADATA = ".metadata"

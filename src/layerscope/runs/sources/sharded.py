@@ -13,7 +13,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 from layerscope.runs.files import check_readable, read_json
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.pickles import SAFE, Placeholder
+from layerscope.runs.sources.descriptions import SAFE, Placeholder
 from layerscope.runs.sources.safetensors_files import safetensors_file
 from layerscope.runs.sources.torch_files import torch_file
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.pickles import MOST, SAFE, Place, RefusedError, Storage, unpickle
+from layerscope.runs.sources.descriptions import SAFE, Place, RefusedError, Storage
+from layerscope.runs.sources.pickles import MOST, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -199,6 +200,9 @@ def _check_size(record: Record, storage: Storage, file: BinaryIO) -> None:
 
 
 def _legacy(file: BinaryIO) -> tuple[Any, dict[str, Record]]:
+    file.seek(0)
+    if file.read(1) != b"\x80":
+        raise ValueError("it does not begin as one")
     file.seek(0)
     if unpickle(file) != MAGIC or unpickle(file) != PROTOCOL:
         raise RefusedError("it is a pickle, but none of torch.save")
