@@ -428,7 +428,17 @@ def test_help_and_lists_are_quick_because_nothing_heavy_is_imported(words):
     assert found.returncode == 0, found.stderr
 
 
-COMMANDS = ("train", "run", "measure", "quickstart", "report", "figure", "list", "list sites")
+COMMANDS = (
+    "train",
+    "run",
+    "measure",
+    "import",
+    "quickstart",
+    "report",
+    "figure",
+    "list",
+    "list sites",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -202,3 +202,19 @@ def test_matrices_only():
 def test_an_unknown_layer_suggests_the_nearest():
     with pytest.raises(LayerscopeError, match="Did you mean 'layer1'"):
         FCN.map(FCN.model())["layr1"]
+
+
+def test_layers_from_names_and_shapes_alone():
+    shapes = {"a.weight": (3, 2), "a.bias": (3,), "b.0.weight": (2, 3), "a.mean": (3,), "scale": ()}
+    found = LayerMap.from_shapes(shapes, buffers={"a.mean"})
+    assert found.names == ("a", "b.0", "scale")
+    assert [layer.depth for layer in found] == [0, 1, 2]
+    assert dict(found["a"].parameters) == {"a.weight": (3, 2), "a.bias": (3,)}
+    assert dict(found["a"].buffers) == {"a.mean": (3,)}
+    assert LayerMap.from_json(found.to_json()) == found
+
+
+def test_buffers_alone_are_no_layer():
+    assert LayerMap.from_shapes({"a.w": (1,), "b.m": (1,)}, {"b.m"}).names == ("a",)
+    with pytest.raises(LayerscopeError, match="no tensor that could be a parameter"):
+        LayerMap.from_shapes({"b.m": (1,)}, {"b.m"})

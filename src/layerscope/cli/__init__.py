@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from layerscope.cli import listing, measure, quickstart, report, run, train, watch
+from layerscope.cli import importing, listing, measure, quickstart, report, run, train, watch
 from layerscope.cli.output import out
 from layerscope.errors import LayerscopeError, unknown
 
@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "list": ("show recipes, probes, models, data sets or a model's sites", listing.listing),
     "train": ("train and record one network", train.train),
     "run": ("reproduce a figure or table of a paper and decide its claims", run.run),
+    "import": ("make a run of checkpoints that exist already", importing.importing),
     "measure": ("measure a run from its checkpoints", measure.measure),
     "watch": ("watch a run that is still going, here or in the browser", watch.watch),
     "figure": ("draw the figures of a run as PNG and PDF", report.figure),

@@ -131,6 +131,34 @@ class RunRecipe:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Make a run of checkpoints that exist already, which stay where they are.
+
+    Formats: safetensors, torch.save, shards with an index, folders of Transformers, its Trainer and
+    Accelerate, Lightning checkpoints, torch.distributed.checkpoint. Nothing in them is executed.
+
+    Attributes:
+        checkpoints: A pattern in quotes such as 'out/checkpoint-*', a folder of checkpoints, paths,
+            or revisions on the Hugging Face hub: 'hub:owner/name@step*'. Names say the steps.
+        out: Folder of the run.
+        model: package.module:function that builds the model; without one layers come from names.
+        arguments: Arguments of that function as a JSON object.
+        key: Where in each file the weights are, e.g. state_dict or app.model; by default the
+            outermost dictionary of nothing but tensors.
+        copy: Copy the weights into the run.
+        steps_per_epoch: Optimiser steps per epoch.
+    """
+
+    checkpoints: Positional[tuple[str, ...]]
+    out: Path = Path("runs/imported")
+    model: str | None = None
+    arguments: str = "{}"
+    key: str | None = None
+    copy: bool = False
+    steps_per_epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Measure:
     """Measure a run from its checkpoints and print one row per layer.
 

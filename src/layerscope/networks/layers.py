@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -110,6 +110,38 @@ class LayerMap:
             )
         layers = [replace(layer, depth=depth) for depth, layer in enumerate(layers)]
         return cls(tuple(_grouped(layers, groups)), aliases)
+
+    @classmethod
+    def from_shapes(
+        cls, shapes: Mapping[str, tuple[int, ...]], buffers: Collection[str] = ()
+    ) -> LayerMap:
+        """Layers of a model that is not there, from the names of its tensors.
+
+        A layer is a module: all tensors whose names are equal but for the last part. Depth is the
+        order in which modules are first named. Which tensors are tied or trained is not known:
+        none and all.
+
+        Args:
+            shapes: Shape of every tensor by name, in order.
+            buffers: Names of those that are not parameters.
+
+        Raises:
+            LayerscopeError: None of them is a parameter.
+        """
+        owned: dict[str, dict[str, tuple[int, ...]]] = {}
+        for name, shape in shapes.items():
+            owned.setdefault(name.rpartition(".")[0] or name, {})[name] = shape
+        layers: list[Layer] = []
+        for module, tensors in owned.items():
+            parameters = {n: s for n, s in tensors.items() if n not in buffers}
+            rest = {n: s for n, s in tensors.items() if n in buffers}
+            if parameters:
+                layers.append(Layer(module, len(layers), "", (module,), parameters, rest))
+        if not layers:
+            raise LayerscopeError(
+                "there is no tensor that could be a parameter.", "Import the weights of a model."
+            )
+        return cls(tuple(layers))
 
     def __repr__(self) -> str:
         rows = [tuple(map(html.text, _row(layer))) for layer in self.layers]

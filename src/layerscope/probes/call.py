@@ -181,7 +181,7 @@ class Call:
         if 0 not in self._run.steps:
             raise LayerscopeError(
                 f"{self._run.path} has no checkpoint at step 0, from which distances count.",
-                "Make the run with it, Run.from_checkpoints(path, {0: ..., ...}, model), or "
+                "Import it with the others, Run.from_checkpoints(path, {0: ..., ...}), or "
                 "measure PathAndProgress, which counts from the first checkpoint there is.",
             )
         return self._run.checkpoint(0, self._device)

@@ -7,6 +7,7 @@ and never a number. Files written by others, or before there were checksums, are
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -78,7 +79,50 @@ def _checksum(tensor: Tensor) -> int:
     return found.intdigest()
 
 
-class Tensors(Mapping[str, Tensor]):
+TYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.complex128: "C128",
+}
+"""Types as safetensors writes them."""
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name, each read when it is asked for; shapes and types are known before.
+
+    Attributes:
+        path: The file or folder.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as safetensors writes it, e.g. ``F32``, without reading it."""
+
+
+class Tensors(LazyTensors):
     """The tensors of one safetensors file, each read, and checked, when it is asked for.
 
     Args:
@@ -179,7 +223,7 @@ def check_mark(tensors: Tensors, expected: Mapping[str, str]) -> None:
 
 
 def check_parameters(
-    tensors: Tensors,
+    tensors: LazyTensors,
     shapes: Mapping[str, tuple[int, ...]],
     kinds: Mapping[str, str] | None,
 ) -> None:
@@ -211,13 +255,20 @@ FLOATING = "floating"
 
 def kinds(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, str]:
     """Of the named tensors those that are not of floating point, with their kind."""
-    types = {name: tensors[name].dtype for name in names if name in tensors}
-    found = {
-        name: "boolean" if t == torch.bool else "complex" if t.is_complex else "integer"
-        for name, t in types.items()
-        if not t.is_floating_point
-    }
-    return found
+    found = {name: _kind(type_of(tensors, name)) for name in names if name in tensors}
+    return {name: kind for name, kind in found.items() if kind != FLOATING}
+
+
+def type_of(tensors: Mapping[str, Tensor], name: str) -> str:
+    """Type of a tensor as safetensors writes it, without reading it where that can be avoided."""
+    if isinstance(tensors, LazyTensors):
+        return tensors.dtype(name)
+    return TYPES.get(tensors[name].dtype, str(tensors[name].dtype))
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of a tensor, without reading it where that can be avoided."""
+    return tensors.shape(name) if isinstance(tensors, LazyTensors) else tuple(tensors[name].shape)
 
 
 def _kind(dtype: str) -> str:

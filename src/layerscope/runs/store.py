@@ -5,6 +5,7 @@
     run.json                          format, status, layers, configuration, environment
     batch.safetensors                 the fixed batch that probes measure on, if there is one
     checkpoints/000000469.safetensors weights and buffers at one step, read tensor by tensor
+    checkpoints/000000469.json        or where those weights are, in files of somebody else
     resume.safetensors                optimiser, random state and what the recorder keeps
     results/<probe>/<part>.nc         measurements, netCDF
 
@@ -34,7 +35,14 @@ from layerscope.display import html
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import unwrap
-from layerscope.runs.checkpoints import Tensors, check_mark, check_parameters, kinds, write_tensors
+from layerscope.runs.checkpoints import (
+    LazyTensors,
+    Tensors,
+    check_mark,
+    check_parameters,
+    kinds,
+    write_tensors,
+)
 from layerscope.runs.environment import describe, now
 from layerscope.runs.files import check_name, check_writable, remove_temporaries
 from layerscope.runs.fixed_batch import read_batch, write_batch
@@ -47,8 +55,9 @@ from layerscope.runs.manifest import (
     write_manifest,
 )
 from layerscope.runs.results import compact, read_parts, write_dataset, write_part
-from layerscope.runs.sources.fitting import by_step, load, places
-from layerscope.runs.sources.state_dicts import StateDict
+from layerscope.runs.sources.fitting import load
+from layerscope.runs.sources.gathering import Checkpoints, Gathered, gather, open_source
+from layerscope.runs.sources.references import is_gone, open_reference, write_reference
 
 FIGURES = Entry("figures", "What a probe draws.", "layerscope.probes.figures", "figures")
 PLOT = Entry("plot", "The same, drawn.", "layerscope.probes.figures", "plot")
@@ -138,47 +147,71 @@ class Run:
     def from_checkpoints(
         cls,
         path: str | Path,
-        checkpoints: Mapping[int, StateDict | str | Path],
-        model: nn.Module,
+        checkpoints: Checkpoints,
+        model: nn.Module | None = None,
         *,
         layers: LayerMap | None = None,
+        key: str | None = None,
+        copy: bool = False,
         steps_per_epoch: int | None = None,
     ) -> Run:
-        """Make a run of checkpoints that exist already, copying them into its format.
+        """Make a run of checkpoints that exist already, without training or copying anything.
 
-        All are compared with the model before there is a run, and one at a time is in memory. On
-        an error nothing is left behind. Names may be those of a tied or wrapped model, see
-        `layerscope.runs.sources.fitting.fit`.
+        Files stay where they are: the run refers to them, reads of them what is asked for, and
+        refuses those that were changed since. State dicts in memory are copied. Formats are those
+        of `layerscope.runs.sources.opening`; nothing that a file holds is executed. Names, shapes
+        and types of all are compared before there is a run, and on an error nothing is left behind.
+        Names may be those of a tied or wrapped model, see
+        `layerscope.runs.sources.fitting.fitted`. What was found is in the note ``imported``.
 
         Args:
             path: Folder for the run; must not hold one.
-            checkpoints: State dict, or file of one, for every step, an integer from 0 on; step 0
-                is the initialisation, which probes of distance need.
-            model: The module they belong to.
+            checkpoints: State dict, file or folder for every step, an integer from 0 on; or a path,
+                a pattern such as ``"out/checkpoint-*"``, a folder of checkpoints, or a list of
+                these, whose names say the steps (`layerscope.runs.sources.steps.step_of`); or
+                ``"hub:owner/name@step*"``, revisions on the Hugging Face hub, of which the first is
+                fetched now and others when they are measured. Step 0 is the initialisation, which
+                probes of distance need.
+            model: The module they belong to. Without one layers come from names and shapes, and
+                probes of weights alone can be measured.
             layers: Its layers; by default every module that owns parameters, in order of
-                registration.
+                registration; without a model in the order of the file where that is one, and else
+                of names.
+            key: Where in every file the weights are, e.g. ``"state_dict"`` or ``"app.model"``; by
+                default the outermost dictionary of nothing but tensors.
+            copy: Copy weights into the run, which then stands alone.
             steps_per_epoch: Optimiser steps per epoch, where known.
 
         Raises:
-            LayerscopeError: There is no checkpoint, a step is no integer, or a file is missing or
-                damaged, or does not fit the model.
+            LayerscopeError: There is no checkpoint, a step is unknown, or a file is missing or
+                damaged, asks for code, or does not fit the model.
         """
         path = Path(path)
-        sources = by_step(checkpoints)
-        layers = layers or LayerMap.from_model(model, None)
-        for step, source in sources.items():
-            places(step, source, model)
+        found = gather(checkpoints, model, layers, key)
         existed = path.exists()
-        run = cls.create(path, layers, steps_per_epoch=steps_per_epoch)
+        run = cls.create(path, found.layers, steps_per_epoch=steps_per_epoch)
         try:
-            for step, source in sources.items():
-                state, stored = places(step, source, model)
-                run.write_checkpoint(step, {own: state[name] for own, name in stored.items()})
-            run.finish("complete")
+            run._take(found, copy)
+            run.finish("complete", imported=found.notes | {"copied": copy})
         except BaseException:
             run._discard(whole=not existed)
             raise
         return run
+
+    def _take(self, found: Gathered, copy: bool) -> None:
+        """Refer to checkpoints, or copy them, one at a time."""
+        for member in found.members:
+            if isinstance(member.source, Mapping) or copy:
+                state = open_source(member.source, member.key or None).state
+                places = member.fitted.places.items()
+                self.write_checkpoint(member.step, {own: state[name] for own, name in places})
+                continue
+            path = self._checkpoint_path(member.step).with_suffix(".json")
+            write_reference(path, member, self.manifest["id"])
+            self._written.add(member.step)
+            if "kinds" not in self.manifest:
+                found_kinds = kinds(self.checkpoint(member.step), self.layers.parameter_names)
+                self.manifest["kinds"] = found_kinds
 
     def _discard(self, whole: bool) -> None:
         """Remove what `create` and `write_checkpoint` made, or the folder as a whole."""
@@ -301,7 +334,8 @@ class Run:
     @property
     def missing(self) -> str:
         """What a run lacks, as a sentence: its end, or checkpoints; empty if nothing."""
-        gone = sorted({*self.manifest.get("checkpoints", ())} - {*self.steps})
+        lost = {*self.manifest.get("checkpoints", ())} - {*self.steps}
+        gone = sorted(lost | {step for step, path in self._references.items() if is_gone(path)})
         sentence = f"the checkpoints at {_some(gone)} are gone" if gone else ""
         return "; ".join(part for part in (self._end_missing, sentence) if part)
 
@@ -404,30 +438,42 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Steps of all checkpoints, ascending; 0 is the initialisation."""
-        folder = self.path / "checkpoints"
-        stems = (path.stem for path in folder.glob("[!.]*.safetensors"))
-        return sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):09d}")
+        return sorted({*self._files("safetensors"), *self._references})
+
+    @property
+    def _references(self) -> dict[int, Path]:
+        """The checkpoints that are elsewhere, each with the file that says where."""
+        held = self._files("safetensors")
+        return {step: path for step, path in self._files("json").items() if step not in held}
+
+    def _files(self, suffix: str) -> dict[int, Path]:
+        paths = (self.path / "checkpoints").glob(f"[!.]*.{suffix}")
+        names = {path.stem: path for path in paths if path.stem.isdecimal()}
+        return {int(s): path for s, path in names.items() if s == f"{int(s):09d}"}
 
     @property
     def steps_per_epoch(self) -> int | None:
         """Optimiser steps per epoch, where known."""
         return self.manifest["steps_per_epoch"]
 
-    def checkpoint(self, step: int, device: torch.device | str = "cpu") -> Tensors:
+    def checkpoint(self, step: int, device: torch.device | str = "cpu") -> LazyTensors:
         """Weights and buffers at one step, by name, each read when it is asked for.
 
         Raises:
             LayerscopeError: There is no checkpoint at this step, or its file is damaged, or of
-                another step, run or model.
+                another step, run or model; or the run refers to a file that is gone or was changed.
         """
-        path = self._checkpoint_path(step)
-        if not path.exists():
+        path, mark = self._checkpoint_path(step), self.mark | {"step": str(step)}
+        if path.exists():
+            own = tensors = Tensors(path, device)
+            check_mark(own, mark)
+        elif (elsewhere := path.with_suffix(".json")).exists():
+            tensors = open_reference(elsewhere, mark, device)
+        else:
             raise LayerscopeError(
                 f"{self.path} has no checkpoint at step {step}.",
                 f"It has {_some(self.steps)}.",
             )
-        tensors = Tensors(path, device)
-        check_mark(tensors, self.mark | {"step": str(step)})
         shapes = {k: v for layer in self.layers for k, v in layer.parameters.items()}
         check_parameters(tensors, shapes, self.manifest.get("kinds"))
         return tensors

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +9,7 @@ from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.names import named_state
-from layerscope.runs.sources import fitting, read_state_dict
+from layerscope.runs.sources import read_state_dict
 from layerscope.runs.sources.fitting import fit
 from layerscope.runs.store import Run
 
@@ -73,11 +70,20 @@ def test_a_tied_run_loads_into_a_model_that_is_not_tied_and_the_reverse_must_agr
         other.load(model, 0)
 
 
+SHARDED = "_fsdp_wrapped_module."
 WRAPPED = {
     "parallel": lambda n: f"module.{n}",
     "compiled": lambda n: f"_orig_mod.{n}",
     "both": lambda n: f"module._orig_mod.{n}",
     "part": lambda n: n.replace("layer1.", "layer1._orig_mod."),
+    "sharded": lambda n: (
+        f"_fsdp_wrapped_module.{n.replace('layer1.', 'layer1._fsdp_wrapped_module.')}"
+    ),
+    "checkpointed": lambda n: n.replace("layer1.", "layer1._checkpoint_wrapped_module."),
+    "twice": lambda n: f"_orig_mod._orig_mod.{n}",
+    "Lightning": lambda n: f"model.{n}",
+    "another attribute": lambda n: f"net.{n}",
+    "all": lambda n: f"module.model._orig_mod.{n}",
 }
 
 
@@ -88,6 +94,39 @@ def test_prefixes_of_wrappers_are_left_out(tmp_path, rename):
     run = Run.from_checkpoints(tmp_path / "run", {0: state}, FCN.model(1))
     assert {*run.checkpoint(0)} == {*model.state_dict()}
     assert torch.equal(run.checkpoint(0)["layer1.weight"], model.layer1.weight)
+
+
+@pytest.mark.parametrize("name", ["parallel", "compiled", "both", "sharded", "twice"])
+def test_without_a_model_prefixes_that_only_wrappers_add_are_left_out(tmp_path, name):
+    own = FCN.model().state_dict()
+    state = {WRAPPED[name](n): value for n, value in own.items()}
+    run = Run.from_checkpoints(tmp_path / "run", {0: state})
+    assert {*run.checkpoint(0)} == {*own}
+    kept = {f"model.{n}": value for n, value in own.items()}
+    assert {*Run.from_checkpoints(tmp_path / "kept", {0: kept}).checkpoint(0)} == {*kept}
+
+
+def test_what_was_left_out_of_names_is_noted(tmp_path):
+    state = {f"module._orig_mod.{n}": v for n, v in FCN.model().state_dict().items()}
+    for model in (None, FCN.model()):
+        run = Run.from_checkpoints(tmp_path / str(model is None), {0: state}, model)
+        assert run.manifest["notes"]["imported"]["prefixes"] == ["_orig_mod.", "module."]
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    state = FCN.model().state_dict()
+    state["_orig_mod.layer1.weight"] = state["layer1.weight"]
+    with pytest.raises(LayerscopeError, match=r"both 'layer1\.weight' in the checkpoint"):
+        Run.from_checkpoints(tmp_path / "run", {0: state})
+
+
+def test_tensors_that_a_model_says_it_ignores_are_left_out(tmp_path):
+    model = FCN.model()
+    state = model.state_dict() | {"layer1.masked_bias": torch.ones(1)}
+    model._keys_to_ignore_on_load_unexpected = [r"masked_bias"]
+    run = Run.from_checkpoints(tmp_path / "run", {0: state}, model)
+    assert run.manifest["notes"]["imported"]["left_out"] == ["layer1.masked_bias"]
+    assert "layer1.masked_bias" not in run.checkpoint(0)
 
 
 def test_a_prefix_that_only_some_names_have_is_no_wrapper_and_the_error_says_so(tmp_path):
@@ -178,32 +217,6 @@ def test_a_model_without_parameters_has_no_layers(tmp_path, model):
     with pytest.raises(LayerscopeError, match="has no parameters"):
         Run.from_checkpoints(tmp_path / "run", {0: {}}, model)
     assert not (tmp_path / "run").exists()
-
-
-class Kept(dict):
-    """A state dict that can be watched."""
-
-    __hash__ = object.__hash__
-
-
-@pytest.mark.slow
-def test_one_checkpoint_at_a_time_is_in_memory(tmp_path, monkeypatch):
-    alive, most = weakref.WeakSet(), []
-
-    def opened(source):
-        gc.collect()
-        most.append(len(alive))
-        state = Kept(torch.load(source))
-        alive.add(state)
-        return state
-
-    monkeypatch.setattr(fitting, "open_state_dict", opened)
-    model, sources = FCN.model(), {}
-    for step in range(4):
-        sources[step] = tmp_path / f"{step}.pt"
-        torch.save(model.state_dict(), sources[step])
-    Run.from_checkpoints(tmp_path / "run", sources, model)
-    assert (len(most), max(most)) == (8, 1)
 
 
 @pytest.mark.parametrize("existed", [False, True])

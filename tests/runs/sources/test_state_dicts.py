@@ -1,11 +1,13 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.models.fcn import fcn
 from layerscope.probes import DistanceFromInitialisation, measure
 from layerscope.runs.sources import read_state_dict
+from layerscope.runs.sources.state_dicts import opened
 from layerscope.runs.store import Run
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
@@ -38,14 +40,50 @@ class Code:
 
 def test_pickled_code_is_never_run(tmp_path, capsys):
     torch.save(Code(), tmp_path / "model.pt")
-    with pytest.raises(LayerscopeError, match="no file of plain tensors"):
+    with pytest.raises(LayerscopeError, match=r"an object of __builtin__\.print, which"):
         read_state_dict(tmp_path / "model.pt")
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_training_checkpoint_says_what_to_pass(tmp_path):
-    torch.save({"model": TENSORS, "epoch": 3}, tmp_path / "model.pt")
-    with pytest.raises(LayerscopeError, match="holds more than tensors: model, epoch"):
+NESTED = {
+    "one": ({"model": TENSORS, "epoch": 3}, None, "model"),
+    "deeper": ({"app": {"model": TENSORS, "optim": {"state": {0: TENSORS}}}}, None, "app.model"),
+    "the same twice": ({"model": TENSORS, "net": TENSORS}, None, "model"),
+    "given": ({"model": TENSORS, "ema": {"a": torch.ones(1)}}, "model", "model"),
+    "dots in names": ({"a.b": {"c": TENSORS}, "a": {"x": TENSORS}}, "a.b.c", "a.b.c"),
+    "beginning of names": ({f"app.net.{n}": v for n, v in TENSORS.items()}, "app.net", "app.net"),
+    "extra state": (TENSORS | {"module._extra_state": 5}, None, ""),
+}
+
+
+@pytest.mark.parametrize(("saved", "key", "found"), NESTED.values(), ids=NESTED)
+def test_weights_are_found_in_a_training_state(tmp_path, saved, key, found):
+    torch.save(saved, tmp_path / "model.pt")
+    state = opened(tmp_path / "model.pt", key)
+    assert (state.key, {*state.state}) == (found, {*TENSORS})
+    assert all(torch.equal(state.state[name], value) for name, value in TENSORS.items())
+
+
+NOT_FOUND = {
+    "several": (
+        {"model": TENSORS, "ema": {"a": torch.ones(1)}},
+        r"weights more than once: 'model', 'ema'\.\n.*key='model'",
+    ),
+    "none": ({"epoch": 3, "lr": 0.1}, r"it has 'epoch' \(a int\), 'lr' \(a float\)"),
+    "mixed": ({"a": torch.ones(1), "version": 3}, r"it has 'version' \(a int\)"),
+    "numbers for names": ({0: torch.ones(1)}, "no dictionary of nothing but tensors"),
+    "empty": ({}, "it is empty"),
+    "tensor": (torch.ones(3), "holds one tensor, not a state dict"),
+    "list": ([TENSORS], "holds a list, not a state dict"),
+    "whole model": (nn.Linear(2, 2), "object of torch.nn.modules.linear.Linear, which is not"),
+    "sparse": ({"a": torch.eye(2).to_sparse()}, "_rebuild_sparse_tensor, which is not built"),
+}
+
+
+@pytest.mark.parametrize(("saved", "message"), NOT_FOUND.values(), ids=NOT_FOUND)
+def test_what_holds_no_weights_or_several_says_what_it_holds(tmp_path, saved, message):
+    torch.save(saved, tmp_path / "model.pt")
+    with pytest.raises(LayerscopeError, match=message):
         read_state_dict(tmp_path / "model.pt")
 
 

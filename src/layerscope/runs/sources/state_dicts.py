@@ -1,73 +1,71 @@
-"""State dicts: in memory, safetensors files, and ``torch.save`` files read without running code."""
+"""One checkpoint, from memory or disk, as tensors by name that are read when they are asked for."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
-from layerscope.runs.checkpoints import Tensors
-from layerscope.runs.files import check_readable
+from layerscope.runs.checkpoints import LazyTensors
+from layerscope.runs.sources.choosing import choose, is_extra
+from layerscope.runs.sources.contents import Chosen, Contents
+from layerscope.runs.sources.opening import open_path
 
 StateDict = Mapping[str, Tensor]
 
 
-def read_state_dict(source: StateDict | str | Path) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, and where in it the weights were found.
+
+    Attributes:
+        state: The weights.
+        key: Their key, empty for all of the checkpoint.
+        contents: The file or folder; None for what is in memory.
+    """
+
+    state: StateDict
+    key: str
+    contents: Contents | None
+
+
+def read_state_dict(source: StateDict | str | Path, key: str | None = None) -> dict[str, Tensor]:
     """The tensors of one checkpoint by name.
 
     What modules keep beside tensors (``get_extra_state``) is left out.
 
     Args:
-        source: A state dict, a ``.safetensors`` file, or a file that ``torch.save`` made of a
-            state dict; the last is read with ``weights_only=True``, which executes no code.
+        source: A state dict, or a file or folder of a format that
+            `layerscope.runs.sources.opening` knows. Nothing that a file holds is executed.
+        key: Where in it the weights are, e.g. ``"model"``; by default they are found, see
+            `layerscope.runs.sources.choosing.choose`.
 
     Raises:
         LayerscopeError: The file is missing, damaged, or holds something else.
     """
-    return dict(open_state_dict(source))
+    return dict(opened(source, key).state)
 
 
-def open_state_dict(source: StateDict | str | Path) -> StateDict:
+def opened(source: StateDict | str | Path, key: str | None = None) -> Opened:
     """As `read_state_dict`, but tensors of a file are read when they are asked for."""
-    if isinstance(source, Tensors):
-        return source
+    if isinstance(source, LazyTensors):
+        return Opened(source, "", None)
     if isinstance(source, Mapping):
-        return _only_tensors(source, "the state dict")
-    path = Path(source)
-    if path.suffix == ".safetensors":
-        return Tensors(path)
-    check_readable(path, f"there is no checkpoint file {path}.", "Check the path.")
-    try:
-        lazily = zipfile.is_zipfile(path)  # the older format cannot be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except Exception as error:  # a damaged pickle can fail anywhere
-        raise LayerscopeError(
-            f"{path} is truncated or no file of plain tensors: {error}.",
-            "Save model.state_dict() with torch.save or safetensors.",
-        ) from error
-    return _only_tensors(loaded, str(path))
+        return Opened(_only_tensors(source), "", None)
+    contents = open_path(Path(source))
+    found, entries = choose(contents.tree, key, str(source))
+    return Opened(Chosen(contents, entries), found, contents)
 
 
-def _only_tensors(found: Any, where: str) -> dict[str, Tensor]:
-    if not isinstance(found, Mapping):
-        raise LayerscopeError(
-            f"{where} holds a {type(found).__name__}, not a state dict.", "Pass model.state_dict()."
-        )
-    kept = {name: value for name, value in found.items() if not is_extra(name)}
+def _only_tensors(state: StateDict) -> dict[str, Tensor]:
+    kept = {name: value for name, value in state.items() if not is_extra(name)}
     others = [name for name, value in kept.items() if not isinstance(value, Tensor)]
     if others:
         raise LayerscopeError(
-            f"{where} holds more than tensors: {', '.join(map(str, others[:5]))}.",
-            'Load it yourself and pass the state dict inside, e.g. loaded["model"].',
+            f"the state dict holds more than tensors: {', '.join(map(str, others[:5]))}.",
+            'Pass the state dict inside, e.g. loaded["model"].',
         )
     return kept
-
-
-def is_extra(name: object) -> bool:
-    """Whether a name of a state dict is that of a module's extra state, which is no weight."""
-    return str(name).rpartition(".")[2] == "_extra_state"
