@@ -3,18 +3,23 @@
 A sharded parameter is a ``DTensor``, as FSDP2 (``fully_shard``) and tensor parallelism make it.
 Its shape is that of the whole. Every entry counts once: where it is replicated, on the first
 process of that dimension of the mesh.
+
+Before processes exchange anything they agree that none has failed, since one that left would keep
+the others waiting, or be answered with numbers of something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import DivergedError, LayerscopeError
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -43,15 +48,20 @@ def own(tensor: Tensor) -> Tensor:
 
 
 def _counts(tensor: Any) -> bool:
-    """Whether what is held here counts here, and not where it is held too."""
+    """Whether what is held here counts here, and not where it is held too.
+
+    A mesh of some of the processes is one of several that hold the same: that of rank 0 counts.
+    """
     if not is_sharded(tensor):
         return dist.get_rank() == 0
-    position = tensor.device_mesh.get_coordinate()
+    mesh = tensor.device_mesh
+    if (position := mesh.get_coordinate()) is None or not bool((mesh.mesh == 0).any()):
+        return False
     pairs = zip(position, tensor.placements, strict=True)
     return all(at == 0 for at, placement in pairs if placement.is_replicate())
 
 
-def entries(tensor: Tensor, flat: Tensor) -> Tensor:
+def entries(tensor: Tensor, flat: Tensor, gather: Callable[[Tensor], Tensor] = whole) -> Tensor:
     """Entries of a tensor by their places in it flattened; where it is sharded, zero elsewhere.
 
     Added up over all processes they are those of the whole. Nothing is copied but these entries,
@@ -61,9 +71,10 @@ def entries(tensor: Tensor, flat: Tensor) -> Tensor:
     Args:
         tensor: A tensor of any strides.
         flat: Places in the whole, from 0.
+        gather: Gathers a tensor.
     """
     if is_sharded(tensor) and not _in_blocks(tensor):
-        tensor = whole(tensor)
+        tensor = gather(tensor)
         return _pick(tensor, flat) if dist.get_rank() == 0 else tensor.new_zeros(len(flat))
     if not is_sharded(tensor):
         return _pick(tensor, flat)
@@ -120,7 +131,7 @@ class Shards:
         names: The sharded ones.
 
     Raises:
-        LayerscopeError: A parameter waits to be summed, or some processes do not hold a part of it.
+        LayerscopeError: A parameter waits to be summed, or processes have different ones.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -132,14 +143,22 @@ class Shards:
                     f"parameter {name!r} is a partial sum on every process.",
                     "Redistribute it: tensor.redistribute(placements=[Replicate()]).",
                 )
-            if (n := tensor.device_mesh.size()) != dist.get_world_size():
-                raise LayerscopeError(
-                    f"parameter {name!r} is spread over {n} of {dist.get_world_size()} processes.",
-                    "Shard it over a mesh of all of them: fully_shard(model, mesh=...) with the "
-                    "dimensions of data and tensor parallelism; or measure from checkpoints.",
-                )
         first = next(iter(found.values()))
         self._device = torch.device(first.device_mesh.device_type)
+        self._failed = False
+        if not self._agree_on([[name, list(tensor.shape)] for name, tensor in tensors.items()]):
+            raise LayerscopeError(
+                "the processes have different parameters, as in pipeline parallelism.",
+                "Record each stage apart, with its own process group, or measure checkpoints "
+                "gathered afterwards: Run.from_checkpoints.",
+            )
+
+    def _agree_on(self, what: list[Any]) -> bool:
+        """Whether all processes say the same."""
+        text = json.dumps(what).encode()
+        own = torch.tensor([int.from_bytes(sha256(text).digest()[:7], "little")])
+        least, most = (self._reduced(own, how) for how in (dist.ReduceOp.MIN, dist.ReduceOp.MAX))
+        return bool(least == most)
 
     def of(self, weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
         """The named weights as they are shared.
@@ -169,31 +188,63 @@ class Shards:
             sums: Numbers of this process.
             largest: Take the largest instead; not a number wins.
         """
+        self.agree()
         if not largest:
             return self._reduced(sums, dist.ReduceOp.SUM)
         both = torch.stack([sums.nan_to_num(nan=0.0, posinf=torch.inf), sums.isnan().to(sums)])
         values, gone = self._reduced(both, dist.ReduceOp.MAX)
         return torch.where(gone > 0, torch.nan, values)
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All of a tensor, on every process, each of which has to ask."""
+        if not is_sharded(tensor):
+            return tensor
+        self.agree()
+        return whole(tensor)
+
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
         found = values.detach().to(self._device, copy=True)
         dist.all_reduce(found, how)
         return found.to(values.device)
 
-    def agree(self, failed: bool, wish: bool = False) -> tuple[list[int], bool]:
-        """Ranks of the processes that failed, and whether that of rank 0 wishes something.
+    def agree(self, wish: bool = False) -> bool:
+        """Whether the process of rank 0 wishes something. Every process has to ask.
 
-        Every process has to ask.
+        Raises:
+            LayerscopeError: Another process has failed.
+            DivergedError: It found that the training diverged.
         """
+        failed, wished = self._exchange(False, wish)
+        if failed:
+            self._failed = True
+            diverged, reason = self._told(failed[0], None)
+            kind = DivergedError if diverged else LayerscopeError
+            raise kind(
+                f"the process of rank {failed[0]} failed: {reason}",
+                "Its own error says how to mend it.",
+            )
+        return wished
+
+    def fail(self, error: Exception) -> None:
+        """Tell the other processes of an error, where they do not know; they agree meanwhile."""
+        if self._failed:
+            return
+        self._failed = True
+        reason = error.message if isinstance(error, LayerscopeError) else repr(error)
+        failed, _ = self._exchange(True, False)
+        self._told(failed[0], (isinstance(error, DivergedError), reason))
+
+    def _exchange(self, failed: bool, wish: bool) -> tuple[list[int], bool]:
+        """Ranks of the processes that failed, and what that of rank 0 wishes."""
         flags = torch.zeros(dist.get_world_size() + 1, dtype=torch.int32)
         flags[dist.get_rank()] = failed
         flags[-1] = wish and dist.get_rank() == 0
         *ranks, wished = self._reduced(flags, dist.ReduceOp.SUM).tolist()
         return [rank for rank, bad in enumerate(ranks) if bad], bool(wished)
 
-    def tell(self, reason: str, rank: int) -> str:
+    def _told(self, rank: int, said: tuple[bool, str] | None) -> tuple[bool, str]:
         """What the process of one rank says, on every process."""
-        said = [reason]
+        found: list[Any] = [said]
         device = None if self._device.type == "cpu" else self._device
-        dist.broadcast_object_list(said, src=rank, device=device)
-        return said[0]
+        dist.broadcast_object_list(found, src=rank, device=device)
+        return found[0]

@@ -18,9 +18,11 @@ from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.given import Given
 from layerscope.probes.observer import Observer, Watch
+from layerscope.probes.parts import Keep
 from layerscope.recording import watching
 from layerscope.recording.numbers import Scalars
-from layerscope.recording.weights import Live, misfits, refuse_misfits, refuse_sharded
+from layerscope.recording.together import Together, shards_of
+from layerscope.recording.weights import Live, misfits, refuse_misfits
 from layerscope.recording.writer import Writer, not_open, rank
 from layerscope.runs.store import Run
 from layerscope.schedule import Schedule
@@ -46,9 +48,14 @@ class Recorder:
 
     The trained weights are equal bit for bit with and without it: random state, BatchNorm
     statistics, gradients, modes and hooks are left as found, and measurements run on the eager
-    module with the fixed batch, outside autocast. Under DDP the first process records; `run` of
-    another raises. On an exception what was measured is written and the run is marked interrupted;
-    a loss that is not finite raises `DivergedError` and marks it diverged.
+    module with the fixed batch, outside autocast. On an exception what was measured is written and
+    the run is marked interrupted; a loss that is not finite raises `DivergedError` and marks it
+    diverged.
+
+    Under DDP the first process records; `run` of another raises. Where parameters are sharded
+    (FSDP2's ``fully_shard``, tensor parallelism) every process opens a recorder and calls its
+    methods, probes of weights are measured together, and the first process writes; see
+    docs/large_and_sharded.md.
 
     Args:
         model: The module that trains, also compiled or wrapped in DDP or Fabric.
@@ -57,7 +64,9 @@ class Recorder:
         batch: A fixed batch for such probes, also the example that orders the layers by
             execution (without it they stand in order of registration). Stored with the run.
         probes: Probes to measure live, or a mapping from probe to its own schedule.
-        checkpoints: When to keep all weights. Initialisation and end are always kept.
+        checkpoints: When to keep all weights, whatever the layers. Initialisation and end are
+            always kept, but with `layerscope.schedule.never` nothing is: for a trainer that keeps
+            its own. What is measured from checkpoints then cannot be.
         measure: When to measure probes that have no schedule of their own.
         layers: The layers; by default every module that owns parameters.
         steps_per_epoch: Optimiser steps per epoch; schedules by epoch need it.
@@ -66,11 +75,15 @@ class Recorder:
         resume: Continue the interrupted run in ``path`` instead of starting one; the caller
             restores model and optimiser and calls `load_state_dict`.
         strict: Raise where a probe fails. By default it is logged as a warning, noted in the
-            manifest and left out from then on, and the training goes on.
+            manifest and left out from then on, and the training goes on; where parameters are
+            sharded it is always raised.
+        keep: Where and as what the weights that probes compare with are kept; by default where
+            and as the parameters are.
 
     Raises:
         LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice; a
-            schedule counts epochs of unknown length; the parameters are sharded.
+            schedule counts epochs of unknown length; the parameters are sharded in a way that
+            cannot be recorded, and so for a probe, or with ``resume``.
     """
 
     def __init__(
@@ -89,29 +102,44 @@ class Recorder:
         metadata: Mapping[str, Any] | None = None,
         resume: bool = False,
         strict: bool = False,
+        keep: Keep | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.path = Path(path)
-        refuse_sharded(self.model)
+        self._shards = shards_of(self.model)
+        if self._shards is not None and resume:
+            raise _no_resuming()
+        self._together = Together(self._shards)
         forward = task.forward if task is not None else None
-        self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
+        # A sharded model runs on all processes at once, and not for us alone.
+        example = batch if self._shards is None else None
+        self.layers = layers or LayerMap.from_model(self.model, example, forward=forward)
         refuse_misfits(self.layers, self.model)
         self._batch = batch
         self._checkpoints = (checkpoints or schedules.epochs()).bind(steps_per_epoch)
         self._loss_schedule = (measure or schedules.epochs()).bind(steps_per_epoch)
         given = Given(model=self.model, task=task, batch=batch)
         self._observer = Observer(
-            watching.watch(probes, self._loss_schedule, self.layers, given, steps_per_epoch),
+            watching.watch(
+                probes,
+                self._loss_schedule,
+                self.layers,
+                given,
+                steps_per_epoch,
+                sharded=self._shards is not None,
+            ),
             initial=lambda: self.run.checkpoint(0),
             learning_rate=learning_rate,
-            judge=watching.Judge(self.model, strict),
+            keep=keep,
+            shards=self._shards,
+            judge=watching.Judge(self.model, strict or self._shards is not None),
         )
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
-        self._writer = Writer(self.path, rank())
-        # Each process holds all weights, so that those that do not write need not take part.
-        self._takes_part = self._writer.writes
+        self._writer = Writer(self.path, rank(), self._shards)
+        # Where each process holds all weights, those that do not write need not take part.
+        self._takes_part = self._writer.writes or self._shards is not None
         self._open = False
         self._scalars = Scalars()
         self._last_checkpoint = -1
@@ -127,7 +155,10 @@ class Recorder:
             watching.leave_out(self._observer.watches, self._writer.resume())
             self._open = True
             return self
-        self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
+        with self._together.as_one():
+            self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
+            if self._checkpoints.empty:
+                self._writer.note(keeps_none=True)
         self._open = True
         try:
             self._observe()
@@ -163,11 +194,16 @@ class Recorder:
         if not self._open:
             raise not_open()
         self.current_step += 1
-        if loss is not None and not self._scalars.add(loss):
+        if loss is not None and not self._scalars.add(loss, look=self._shards is None):
             raise self._diverged()
         self._observe()
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if self._together.wished if self._shards is not None else self._stale:
             self.flush()
+
+    @property
+    def _stale(self) -> bool:
+        """Whether it is long since measurements were written."""
+        return time.monotonic() - self._flushed > FLUSH_SECONDS
 
     def log(self, **values: float) -> None:
         """Keep numbers of one's own at this step, e.g. ``log(test_error=0.03)``.
@@ -208,14 +244,19 @@ class Recorder:
         """Measure and keep what this step's schedules ask for."""
         step = self.current_step
         due, keep = self._observer.due(step), self._checkpoints(step)
-        if self._scalars.count and self._loss_schedule(step):
-            self._close_loss()
-        if not due and not keep:
+        close = self._loss_schedule(step)
+        self._together.wished = False
+        if not due and not keep and not close:
             return
-        now = Live(self.model, self.layers.aliases)
-        self._measure(due, now)
-        if keep:
-            self._keep(now)
+        if close:
+            with self._together.as_one():
+                self._close_loss()
+        with self._together.as_one(wish=self._stale):
+            now = Live(self.model, self.layers.aliases)
+            if due:
+                self._measure(due, now)
+            if keep:
+                self._keep(now)
 
     def _measure(self, due: Sequence[Watch[MomentProbe]], now: Live) -> None:
         changed = misfits(self.layers, now) if due else {}
@@ -227,15 +268,19 @@ class Recorder:
         self._last_checkpoint = self.current_step
 
     def _close_loss(self) -> None:
-        if not self._scalars.close(self.current_step):
+        if self._scalars.count and not self._scalars.close(self.current_step):
             raise self._diverged()
 
     # Writing
 
     def flush(self) -> None:
-        """Write everything measured so far."""
+        """Write everything measured so far; where parameters are sharded, on every process."""
         if not self._open:
             return
+        with self._together.as_one():
+            self._write()
+
+    def _write(self) -> None:
         self._writer.append(watching.datasets(self._observer, self._steps_per_epoch))
         self._writer.note_failures(watching.failures(self._observer.watches))
         self._writer.append(self._scalars.datasets(self._steps_per_epoch))
@@ -253,12 +298,13 @@ class Recorder:
             self._fail(error)
             return
         try:
-            if self._scalars.count:
+            with self._together.as_one():
                 self._close_loss()
-            now = Live(self.model, self.layers.aliases)
-            if self._last_checkpoint != self.current_step:
-                self._keep(now)
-            self._measure(self._observer.left(self.current_step), now)
+            with self._together.as_one():
+                now = Live(self.model, self.layers.aliases)
+                if self._last_checkpoint != self.current_step and not self._checkpoints.empty:
+                    self._keep(now)
+                self._measure(self._observer.left(self.current_step), now)
             self.flush()
         except BaseException as late:
             self._fail(late)
@@ -271,7 +317,7 @@ class Recorder:
         notes = {"diverged_at": self.current_step} if diverged else {}
         try:
             watching.drop_unsound(self._observer, self._steps_per_epoch)
-            self.flush()
+            self._write()
         finally:
             self._writer.finish(
                 "diverged" if diverged else "interrupted",
@@ -282,14 +328,26 @@ class Recorder:
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed recorder needs beyond the checkpoints: call after `flush`."""
-        previous = [p.weights for p in self._observer.previous.values()]
+        """What a resumed recorder needs beyond the checkpoints: call after `flush`.
+
+        Raises:
+            LayerscopeError: The parameters are sharded.
+        """
+        if self._shards is not None:
+            raise _no_resuming()
+        previous = [p.weights or {} for p in self._observer.previous.values()]
         return {
             "step": self.current_step,
             "loss_sum": float(self._scalars.total),
             "loss_count": self._scalars.count,
             "previous": previous,
+            "samples": self._samples,
         }
+
+    @property
+    def _samples(self) -> list[str]:
+        """Which entries the weights that are kept are."""
+        return [part.text for _, part in self._observer.previous]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken.
@@ -298,7 +356,13 @@ class Recorder:
             LayerscopeError: This recorder has other probes or schedules.
         """
         kept = [set(weights or ()) for weights in state["previous"]]
-        if kept != [set(previous.names) for previous in self._observer.previous.values()]:
+        names = [set(previous.names) for previous in self._observer.previous.values()]
+        # Nothing is kept where nothing was measured yet.
+        if (
+            len(kept) != len(names)
+            or any(k and k != n for k, n in zip(kept, names, strict=True))
+            or state.get("samples", [""] * len(kept)) != self._samples
+        ):
             raise LayerscopeError(
                 f"{self.path} was recorded with other probes.",
                 "Resume with the same probes and schedules; measure others afterwards.",
@@ -307,4 +371,12 @@ class Recorder:
         self._scalars.total, self._scalars.count = state["loss_sum"], state["loss_count"]
         pairs = zip(self._observer.previous.values(), state["previous"], strict=True)
         for previous, weights in pairs:
-            previous.weights = weights
+            previous.weights = weights or None
+
+
+def _no_resuming() -> LayerscopeError:
+    return LayerscopeError(
+        "a recorder of sharded parameters keeps no state to resume from.",
+        "Record a new run from here on, in another folder, and compare it with the first: what "
+        "is measured counts from where it starts.",
+    )

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.shards import Shards
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
+from layerscope.runs.streaming import layout
 
 
 def rank() -> int:
@@ -34,12 +36,14 @@ class Writer:
     Args:
         path: Folder of the run.
         rank: Rank of this process.
+        shards: How processes share the weights, where they do.
     """
 
-    def __init__(self, path: Path, rank: int) -> None:
+    def __init__(self, path: Path, rank: int, shards: Shards | None = None) -> None:
         self.path = path
         self.writes = rank == 0
         self._rank = rank
+        self._shards = shards
         self._run: Run | None = None
         self._before: set[Path] = set()
 
@@ -118,15 +122,26 @@ class Writer:
         return notes.get("failed_probes", {})
 
     def checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Keep weights and buffers."""
-        if self.writes:
-            self.run.write_checkpoint(step, state)
+        """Keep weights and buffers; sharded ones are gathered, and written, one at a time."""
+        if (shards := self._shards) is None:
+            if self.writes:
+                self.run.write_checkpoint(step, state)
+        elif self.writes:
+            self.run.write_checkpoint(step, state, lambda name: shards.gather(state[name]))
+        else:
+            for name in layout(state):
+                shards.gather(state[name])
 
     def append(self, datasets: Iterable[tuple[str, xr.Dataset]]) -> None:
         """Add measurements to those under their keys."""
         for key, dataset in datasets:
             if self.writes:
                 self.run.append_results(key, dataset)
+
+    def note(self, **notes: Any) -> None:
+        """Note facts in the manifest."""
+        if self.writes:
+            self.run.note(**notes)
 
     def note_failures(self, failures: Mapping[str, Any]) -> None:
         """Note the probes that failed, where that is news."""
