@@ -101,7 +101,8 @@ class Judge:
             own = error.remedy if isinstance(error, LayerscopeError) else ""
             raise LayerscopeError(
                 f"{one.probe.key} failed at step {step}: {reason(error)}",
-                own or "Mend or leave out the probe; one process without strict=True goes on "
+                own
+                or "Mend or leave out the probe; one process without strict=True goes on "
                 "without it.",
             ) from error
         _log.warning(

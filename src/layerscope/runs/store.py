@@ -389,8 +389,9 @@ class Run:
         """The error where checkpoints are asked for and none were kept."""
         return LayerscopeError(
             f"{self.path} was recorded with checkpoints=never() and has none.",
-            "Measure while it trains, Recorder(probes=[...]), or make a run of the checkpoints that "
-            "the trainer kept: Run.from_checkpoints(path, {0: ..., ...}, model).",
+            "What was measured while it trained is there, run.results(key); for anything else make "
+            "a run of the checkpoints that the trainer kept: Run.from_checkpoints(path, {0: ..., "
+            "...}, model).",
         )
 
     def write_checkpoint(
