@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
 CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text()
+LARGE = (ROOT / "docs" / "large_and_sharded.md").read_text()
 
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -48,6 +49,15 @@ def test_the_example_of_conditioning_runs(tmp_path, monkeypatch, capsys):
     commands = re.findall(r"^    layerscope (\w+)", CONDITIONING, re.MULTILINE)
     assert commands == ["train", "measure", "measure", "report"]
     assert set(commands) <= set(COMMANDS)
+
+
+def test_the_example_of_large_models_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", LARGE, re.DOTALL)
+    exec(compile(snippet, "large_and_sharded.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "weight_change,sample=4096 [" in printed
+    assert "kept no checkpoints" in printed
 
 
 def test_every_command_in_the_readme_exists():

@@ -97,6 +97,8 @@ def _pick(tensor: Tensor, flat: Tensor) -> Tensor:
     flat = flat.to(tensor.device)
     if not len(flat):
         return tensor.new_empty(0)
+    if tensor.is_contiguous():
+        return tensor.view(-1).index_select(0, flat)
     return tensor[_places(flat, tensor.shape)] if tensor.dim() else tensor.reshape(1)[flat]
 
 

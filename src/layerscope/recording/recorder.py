@@ -132,7 +132,7 @@ class Recorder:
             learning_rate=learning_rate,
             keep=keep,
             shards=self._shards,
-            judge=watching.Judge(self.model, strict or self._shards is not None),
+            judge=watching.Judge(self.model, strict, together=self._shards is not None),
         )
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})

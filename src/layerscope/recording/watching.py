@@ -77,11 +77,13 @@ class Judge:
     Args:
         model: The module that trains.
         strict: Raise where a probe fails, instead of leaving it out from then on.
+        together: Whether processes measure together; this is strict then.
     """
 
-    def __init__(self, model: nn.Module, strict: bool) -> None:
+    def __init__(self, model: nn.Module, strict: bool, together: bool = False) -> None:
         self._model = model
-        self._strict = strict
+        self._strict = strict or together
+        self._together = together
 
     def __call__(self, one: Watch[MomentProbe], step: int, error: Exception) -> None:
         """Say that a probe is left out from now on.
@@ -98,12 +100,14 @@ class Judge:
                 "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
             ) from error
         if self._strict:
-            own = error.remedy if isinstance(error, LayerscopeError) else ""
+            remedy = (
+                "Mend or leave out the probe, or record without strict=True to go on without it."
+            )
+            if self._together:  # no way to go on without it
+                own = error.remedy if isinstance(error, LayerscopeError) else ""
+                remedy = own or "Mend or leave out the probe."
             raise LayerscopeError(
-                f"{one.probe.key} failed at step {step}: {reason(error)}",
-                own
-                or "Mend or leave out the probe; one process without strict=True goes on "
-                "without it.",
+                f"{one.probe.key} failed at step {step}: {reason(error)}", remedy
             ) from error
         _log.warning(
             "%s failed at step %d and is left out from then on: %s",
