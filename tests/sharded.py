@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ from layerscope.networks.shards import local
 from layerscope.recording.recorder import Recorder
 
 STEPS = 4
+ROOT = Path(__file__).parent.parent
 
 
 def start(rank: int, size: int, folder: str, work: Callable[[Path], dict[str, Any]]) -> None:
@@ -31,10 +36,27 @@ def start(rank: int, size: int, folder: str, work: Callable[[Path], dict[str, An
 
 
 def results(folder: Path, size: int, work: Callable[[Path], dict[str, Any]]) -> list[Any]:
-    """Work in so many processes at once, and what each leaves."""
+    """Work in so many processes at once, forked from one that has imported everything."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(start, (size, str(folder), work), nprocs=size)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tests.sharded", work.__module__, work.__name__]
+    done = subprocess.run(
+        [*command, str(folder), str(size)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def serve(module: str, name: str, folder: str, size: str) -> None:
+    """Fork the processes that work."""
+    work = getattr(importlib.import_module(module), name)
+    arguments = (int(size), folder, work)
+    torch.multiprocessing.start_processes(start, arguments, nprocs=int(size), start_method="fork")
 
 
 class Mixed(nn.Module):
@@ -101,7 +123,8 @@ def train(
     def steps() -> None:
         for step in range(STEPS):
             inputs, targets = batch(step, part)
-            loss = (model(inputs) - targets).square().mean()
+            dtype = next(model.parameters()).dtype
+            loss = (model(inputs.to(dtype)) - targets.to(dtype)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -127,3 +150,7 @@ def outcome(work: Callable[[], Any]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}".replace("\n", " ")
     return ""
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

@@ -58,8 +58,8 @@ def seeded(kind: type[nn.Module]) -> nn.Module:
     return kind()
 
 
-def fsdp(mesh=None) -> nn.Module:
-    model = seeded(Mixed)
+def fsdp(mesh=None, dtype=torch.float32) -> nn.Module:
+    model = seeded(Mixed).to(dtype)
     for module in (model.first, model.second):
         fully_shard(module, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -170,6 +170,7 @@ def two(path: Path) -> dict[str, Any]:
         "gathered": gathered(path / "gathered"),
     }
     kept = {"probes": [WeightChange(), *SAMPLES[:1]], "measure": every(1), "checkpoints": never()}
+    train(fsdp(dtype=torch.bfloat16), path / "half", own_part(), **FEW)
     train(fsdp(), path / "kept", own_part(), keep=Keep("cpu", torch.bfloat16), **kept)
     task = {"task": Task.regression(), "batch": batch(0)}
     shown = Recorder(fsdp(), path / "x", checkpoints=never(), measure=never(), **task)

@@ -14,7 +14,6 @@ from layerscope.probes import measure
 from layerscope.runs.store import Run
 
 KINDS = {"fsdp": Mixed, "hsdp": Mixed, "tensor": MLP, "both": MLP}
-pytestmark = pytest.mark.filterwarnings("ignore")  # of processes that are started
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +40,32 @@ def check(folder, found, way):
     assert set(last) == set(alone)
     for name, value in alone.items():  # gradients are averages of averages: float32, some steps
         torch.testing.assert_close(last[name], value, rtol=1e-4, atol=1e-5)
-    for probe in ALL["probes"] if way == "fsdp" else FEW["probes"]:
+    check_numbers(run, ALL["probes"] if way == "fsdp" else FEW["probes"])
+    for one in found:
+        change = run.results(SUMS[0].key)["change"].values[-1]
+        np.testing.assert_array_equal(one[way]["latest"].numpy(), change)
+
+
+def check_numbers(run, probes):
+    """What processes measured together, against one process that reads the checkpoints."""
+    for probe in probes:
         live, offline = run.results(probe.key), measure(probe, run)
         assert live["layer"].values.tolist() == offline["layer"].values.tolist()
         for name in probe.variables:
             # sums of parts are rounded otherwise than sums of all; samples are gathered first
             rtol = 0 if probe in SAMPLES else 2e-6
             np.testing.assert_allclose(live[name], offline[name], rtol=rtol, atol=0)
-    for one in found:
-        change = run.results(SUMS[0].key)["change"].values[-1]
-        np.testing.assert_array_equal(one[way]["latest"].numpy(), change)
 
 
 @pytest.mark.parametrize("way", ["fsdp", "hsdp", "tensor"])
 def test_numbers_checkpoints_and_weights_are_those_of_one_process(folder, found, way):
     check(folder, found, way)
+
+
+def test_half_precision_is_summed_and_gathered_too(folder, found):
+    run = Run.open(folder / "half")
+    assert run.checkpoint(STEPS)["first.weight"].dtype == torch.bfloat16
+    check_numbers(run, FEW["probes"])
 
 
 @pytest.mark.slow
