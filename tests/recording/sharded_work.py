@@ -20,6 +20,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from layerscope.networks.shards import Shards
 from layerscope.networks.task import Task
 from layerscope.probes import DistanceFromInitialisation, GradientMagnitude, WeightChange
 from layerscope.probes.base import MomentProbe, Variable
@@ -130,6 +131,13 @@ def gathered(path: Path) -> str:
     return outcome(work)
 
 
+def largest() -> list[float]:
+    """The largest of 1 and 2, of a number and none, of a number and infinity, of none and none."""
+    nan, inf = torch.nan, torch.inf
+    held = torch.tensor([[1.0, nan, 3.0, nan], [2.0, 1.0, inf, nan]])[dist.get_rank()]
+    return Shards(dict(fsdp().named_parameters())).total(held, True).tolist()
+
+
 def partial(mesh) -> nn.Module:
     model = nn.Linear(2, 2)
     weight = DTensor.from_local(torch.ones(2, 2), mesh, [Partial()])
@@ -168,6 +176,7 @@ def two(path: Path) -> dict[str, Any]:
         "fragile": outcome(lambda: train(fsdp(), path / "fragile", probes=[Fragile()], **LEAST)),
         "taken": outcome(lambda: train(fsdp(), path / "fsdp", own_part(), **LEAST)),
         "gathered": gathered(path / "gathered"),
+        "largest": largest(),
     }
     kept = {"probes": [WeightChange(), *SAMPLES[:1]], "measure": every(1), "checkpoints": never()}
     train(fsdp(dtype=torch.bfloat16), path / "half", own_part(), **FEW)

@@ -122,6 +122,11 @@ def test_a_folder_that_holds_a_run_is_an_error_of_all(found):
     assert "already holds a run" in second
 
 
+def test_the_largest_is_no_number_where_one_is_none(found):
+    for one in found:
+        np.testing.assert_array_equal(one["largest"], [2.0, np.nan, np.inf, np.nan])
+
+
 def test_parameters_that_are_gathered_are_not_measured(found):
     for one in found:
         assert "is gathered at this moment" in one["gathered"]
