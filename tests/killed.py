@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from layerscope.config import FCN, SGD, Adam, Plateau, RunConfig
 from layerscope.probes import DistanceFromInitialisation, WeightChange
 from layerscope.runs import checkpoints, files
+from layerscope.runs.streaming import stream
 from layerscope.training.loop import train
 
 PROBES = (WeightChange(), DistanceFromInitialisation())
@@ -46,11 +46,14 @@ class Bomb:
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def save_file(self, tensors, path, metadata) -> None:
+    def stream(self, file, *arguments) -> None:
         """Half a file, a moment, the whole file, a moment."""
-        Path(path).write_bytes(b"\x10\x00\x00")
+        file.write(b"\x10\x00\x00")
+        file.flush()
         self.tick()
-        save_file(tensors, path, metadata)
+        file.seek(0)
+        stream(file, *arguments)
+        file.flush()
         self.tick()
 
     def replace(self, source, target) -> None:
@@ -62,7 +65,7 @@ class Bomb:
 
 def run(config: RunConfig, path: str | Path, bomb: Bomb) -> None:
     """Train with a bomb in every place that writes; the state to resume is kept at every step."""
-    checkpoints.save_file = bomb.save_file
+    checkpoints.stream = bomb.stream
     files.os.replace = bomb.replace
     train(config, path, probes=PROBES, accelerator="cpu", advance=bomb.tick, resume_seconds=0.0)
 

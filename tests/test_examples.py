@@ -67,7 +67,7 @@ def test_the_weights_are_those_of_the_script_without_a_recorder(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_on_two_processes(tmp_path, name):
     words = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
     for source, folder in zip(scripts(name), ("with", "without"), strict=True):

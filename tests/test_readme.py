@@ -14,6 +14,7 @@ LINEARITY = (ROOT / "docs" / "effective_linearity.md").read_text()
 ANY_LOOP = (ROOT / "docs" / "any_loop.md").read_text()
 SINKS = (ROOT / "docs" / "sinks_and_notebooks.md").read_text()
 CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text()
+LARGE = (ROOT / "docs" / "large_and_sharded.md").read_text()
 
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -76,6 +77,15 @@ def test_the_examples_of_sinks_and_notebooks_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "convergence.pdf").stat().st_size > 1000
     (command,) = re.findall(r"^    layerscope (.*)$", SINKS, re.MULTILINE)
     assert shlex.split(command)[0] in COMMANDS
+
+
+def test_the_example_of_large_models_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", LARGE, re.DOTALL)
+    exec(compile(snippet, "large_and_sharded.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "weight_change,sample=4096 [" in printed
+    assert "kept no checkpoints" in printed
 
 
 def test_every_command_in_the_readme_exists():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 
 from layerscope.errors import LayerscopeError
-from layerscope.schedule import Schedule, at, epochs, every, log_spaced, parse
+from layerscope.schedule import Schedule, at, epochs, every, log_spaced, never, parse
 
 NUMBERS = st.integers(1, 40)
 SIMPLE = st.one_of(
@@ -13,6 +13,7 @@ SIMPLE = st.one_of(
     st.builds(epochs, NUMBERS),
     st.builds(log_spaced, NUMBERS),
     st.lists(st.integers(0, 200), max_size=4).map(lambda steps: at(*steps)),
+    st.just(never()),
 )
 SCHEDULES = st.recursive(SIMPLE, lambda inner: st.builds(Schedule.__or__, inner, inner))
 
@@ -28,6 +29,9 @@ def steps(schedule, end=101):
         (epochs(2).bind(20), [0, 40, 80]),
         (at(7, 3), [0, 3, 7]),
         (at(), [0]),
+        (never(), []),
+        (never() | never(), []),
+        (never() | every(50), [0, 50, 100]),
         (log_spaced(1), [0, 1, 10, 100]),
         (log_spaced(3), [0, 1, 2, 5, 10, 22, 46, 100]),
         (every(50) | at(3), [0, 3, 50, 100]),
@@ -49,9 +53,12 @@ def test_a_schedule_reads_back_from_its_text(schedule):
 
 @settings(max_examples=40)
 @given(one=SCHEDULES, two=SCHEDULES)
-def test_or_is_the_union_and_every_schedule_begins_at_zero(one, two):
+def test_or_is_the_union_and_every_schedule_that_is_not_empty_begins_at_zero(one, two):
     one, two = one.bind(9), two.bind(9)
-    assert steps(one | two) == sorted({0, *steps(one), *steps(two)})
+    assert steps(one | two) == sorted({*steps(one), *steps(two)})
+    for schedule in (one, two):
+        assert schedule.empty == (steps(schedule) == [])
+        assert schedule.empty == (not schedule(0))
 
 
 @given(per_decade=st.integers(1, 9), decade=st.integers(1, 4))

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         measure,
         measure_all,
     )
+    from layerscope.probes.parts import Keep
     from layerscope.recording.recorder import Recorder
     from layerscope.report.publish import write_report
     from layerscope.runs.store import Run
-    from layerscope.schedule import epochs, every, log_spaced
+    from layerscope.schedule import epochs, every, log_spaced, never
     from layerscope.studies.claims import Claim, Verdict
     from layerscope.studies.study import Study
     from layerscope.training import train
@@ -35,6 +36,7 @@ _HOMES = {
     "Convergence": "probes",
     "DistanceFromInitialisation": "probes",
     "GradientMagnitude": "probes",
+    "Keep": "probes.parts",
     "LayerMap": "networks.layers",
     "LayerscopeError": "errors",
     "PathAndProgress": "probes",
@@ -50,6 +52,7 @@ _HOMES = {
     "log_spaced": "schedule",
     "measure": "probes",
     "measure_all": "probes",
+    "never": "schedule",
     "train": "training",
     "write_report": "report.publish",
 }
@@ -59,6 +62,7 @@ __all__ = [
     "Convergence",
     "DistanceFromInitialisation",
     "GradientMagnitude",
+    "Keep",
     "LayerMap",
     "LayerscopeError",
     "PathAndProgress",
@@ -74,6 +78,7 @@ __all__ = [
     "log_spaced",
     "measure",
     "measure_all",
+    "never",
     "train",
     "write_report",
 ]

@@ -1,8 +1,8 @@
 """When something happens: schedules answer, for a step, yes or no.
 
-Step 0 is the initialisation, step ``n`` the state after ``n`` optimiser steps. Every schedule says
-yes at 0. Schedules combine with ``|`` and print as the expression that makes them, which
-`parse` reads back.
+Step 0 is the initialisation, step ``n`` the state after ``n`` optimiser steps. Every schedule but
+`never` says yes at 0. Schedules combine with ``|`` and print as the expression that makes them,
+which `parse` reads back.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from layerscope.errors import LayerscopeError, unknown
 
 @dataclass(frozen=True)
 class Schedule:
-    """A set of steps. Make one with `every`, `epochs`, `log_spaced`, `at` or ``a | b``."""
+    """A set of steps. Make one with `every`, `epochs`, `log_spaced`, `at`, `never` or ``a | b``."""
 
-    kind: Literal["every", "epochs", "log_spaced", "at", "any"]
+    kind: Literal["every", "epochs", "log_spaced", "at", "never", "any"]
     values: tuple[int, ...] = ()
     parts: tuple[Schedule, ...] = ()
 
     def __call__(self, step: int) -> bool:
         """Whether ``step`` belongs to the schedule."""
         if step == 0:
-            return True
+            return not self.empty
         match self.kind:
+            case "never":
+                return False
             case "every":
                 return step % self.values[0] == 0
             case "log_spaced":
@@ -41,6 +43,11 @@ class Schedule:
                     f"the schedule {self} does not know how many steps an epoch has.",
                     "Pass steps_per_epoch, e.g. steps_per_epoch=len(loader), or use every(n).",
                 )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step belongs to it."""
+        return self.kind == "never" or (self.kind == "any" and all(p.empty for p in self.parts))
 
     def bind(self, steps_per_epoch: int | None) -> Schedule:
         """The same schedule in steps: ``epochs(n)`` becomes ``every(n * steps_per_epoch)``.
@@ -96,7 +103,18 @@ def at(*steps: int) -> Schedule:
     return Schedule("at", tuple(sorted(steps)))
 
 
-_MAKERS = {"every": every, "epochs": epochs, "log_spaced": log_spaced, "at": at}
+def never() -> Schedule:
+    """At no step, not even at the start or the end."""
+    return Schedule("never")
+
+
+_MAKERS = {
+    "every": every,
+    "epochs": epochs,
+    "log_spaced": log_spaced,
+    "at": at,
+    "never": never,
+}
 
 
 def parse(text: str) -> Schedule:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -7,7 +8,6 @@ import sys
 
 import pytest
 import xarray as xr
-from safetensors import SafetensorError
 from tests.breaking import IRREGULAR, no_longer_than, truncated
 
 from layerscope.errors import LayerscopeError
@@ -66,11 +66,11 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, below):
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    def full(file, *_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "stream", full)
     with pytest.raises(LayerscopeError, match=r"cannot write .*No space left"):
         write_tensors(tmp_path / "a.safetensors", {})
     assert names(tmp_path) == []

@@ -207,3 +207,10 @@ def test_a_run_killed_after_its_last_step_keeps_its_last_weights(tmp_path, monke
         train(config, tmp_path / "b", accelerator="cpu", advance=stop, resume_seconds=-1.0)
     assert Tensors(tmp_path / "b" / "resume.safetensors")
     assert_equal_runs(train(config, tmp_path / "b", accelerator="cpu"), expected)
+
+
+def test_a_run_that_would_keep_no_checkpoints_is_refused(tmp_path):
+    config = dataclasses.replace(SMALL, checkpoints="never()")
+    with pytest.raises(LayerscopeError, match=r"checkpoints is 'never\(\)'.*\n.*at\(0\)"):
+        train(config, tmp_path / "a", accelerator="cpu")
+    assert not (tmp_path / "a" / "run.json").exists()

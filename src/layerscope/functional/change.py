@@ -15,7 +15,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from layerscope.functional.norms import (
+    Total,
     at_least_float32,
+    here,
     layer_distances,
     layer_norms,
     layer_sums,
@@ -47,6 +49,7 @@ def relative_change(
     n_layers: int,
     p: float = 1.0,
     reduction: Reduction = "ratio",
+    total: Total = here,
 ) -> Float64[Tensor, " layers"]:
     r"""Relative change of every layer's weights.
 
@@ -69,20 +72,27 @@ def relative_change(
         n_layers: Number of layers.
         p: Order of the norm for ``ratio``; the other reductions do not use it.
         reduction: How the entries of a layer become one number.
+        total: Adds up over processes that share the entries, as in `layer_norms`; a median is no
+            sum, and is that of the entries that are here.
 
     Returns:
         One float64 number per layer.
     """
     if reduction == "ratio":
-        distance = layer_distances(before, after, owner, n_layers, p)
-        return torch.where(distance == 0, 0.0, distance / layer_norms(before, owner, n_layers, p))
+        distance = layer_distances(before, after, owner, n_layers, p, total)
+        size = layer_norms(before, owner, n_layers, p, total)
+        return torch.where(distance == 0, 0.0, distance / size)
     if reduction == "angle":
-        return angles(before, after, owner, n_layers)
+        return angles(before, after, owner, n_layers, total)
     if reduction not in ("elementwise", "median"):
         raise ValueError(f"unknown reduction {reduction!r}")
-    reduce = torch.mean if reduction == "elementwise" else torch.median
     quotients = [_quotients(b, a) for b, a in zip(before, after, strict=True)]
-    return torch.stack([reduce(q.double()) for q in _by_layer(quotients, owner, n_layers)])
+    layers = [layer.double() for layer in _by_layer(quotients, owner, n_layers)]
+    if reduction == "median":
+        return torch.stack([torch.median(layer) for layer in layers])
+    counts = torch.tensor([layer.numel() for layer in layers], device=layers[0].device)
+    sums = torch.stack([layer.sum() for layer in layers])
+    return total(sums, False) / total(counts.double(), False)
 
 
 def angles(
@@ -90,6 +100,7 @@ def angles(
     after: Sequence[Tensor],
     owner: Int64[Tensor, " tensors"],
     n_layers: int,
+    total: Total = here,
 ) -> Float64[Tensor, " layers"]:
     r"""Angle between every layer's weights at two moments, in rad.
 
@@ -105,31 +116,46 @@ def angles(
         after: Weights at the later moment, same order and shapes.
         owner: Index of the layer that each tensor belongs to.
         n_layers: Number of layers.
+        total: Adds up over processes that share the entries, as in `layer_norms`.
 
     Returns:
         One float64 angle per layer, between 0 and pi.
     """
-    wide = [(at_least_float32(b), at_least_float32(a)) for b, a in zip(before, after, strict=True)]
-    dots = torch.stack([(b.conj() * (a - b)).real.sum() for b, a in wide]).double()
-    squares = layer_sums(power_sums(before, 2.0), owner, n_layers)
-    along = layer_sums(dots, owner, n_layers) / squares  # of the change, in lengths of the weights
-    share = torch.nan_to_num(along, nan=0.0).unbind()
+    pairs = list(zip(before, after, strict=True))
+    dots = torch.stack([_dot(b, a) for b, a in pairs]).double()
+    squares = total(layer_sums(power_sums(before, 2.0), owner, n_layers), False)
+    along = total(layer_sums(dots, owner, n_layers), False) / squares  # in lengths of the weights
+    share = torch.nan_to_num(along, nan=0.0)
     across = [
-        (a - b) - share[layer] * b for layer, (b, a) in zip(owner.tolist(), wide, strict=True)
+        power_sums([_across(b, a, share[layer])], 2.0)
+        for layer, (b, a) in zip(owner.tolist(), pairs, strict=True)
     ]
-    distance = layer_sums(power_sums(across, 2.0), owner, n_layers).sqrt()
-    length = squares.sqrt() * (1 + torch.stack(share))
-    return torch.atan2(distance, length)
+    distance = total(layer_sums(torch.cat(across), owner, n_layers), False).sqrt()
+    return torch.atan2(distance, squares.sqrt() * (1 + share))
+
+
+def _dot(before: Tensor, after: Tensor) -> Tensor:
+    """Inner product of the weights and their change."""
+    before, after = at_least_float32(before), at_least_float32(after)
+    return (before.conj() * (after - before)).real.sum()
+
+
+def _across(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """The change without its part along the weights, which is ``share`` of them."""
+    before, after = at_least_float32(before), at_least_float32(after)
+    return (after - before) - share * before
 
 
 def zero_counts(
-    tensors: Sequence[Tensor], owner: Int64[Tensor, " tensors"], n_layers: int
+    tensors: Sequence[Tensor],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+    total: Total = here,
 ) -> Int64[Tensor, " layers"]:
-    """Number of entries of every layer that are exactly zero."""
+    """Number of entries of every layer that are exactly zero; arguments as in `layer_norms`."""
     counts = torch.stack([tensor.numel() - torch.count_nonzero(tensor) for tensor in tensors])
-    return torch.zeros(n_layers, dtype=torch.int64, device=counts.device).index_add_(
-        0, owner, counts
-    )
+    none = torch.zeros(n_layers, dtype=torch.int64, device=counts.device)
+    return total(none.index_add_(0, owner, counts), False)
 
 
 def size_matched_indices(sizes: Sequence[int], seed: int) -> list[Int64[Tensor, " smallest"]]:

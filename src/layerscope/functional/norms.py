@@ -11,11 +11,20 @@ the fused multi-tensor kernel elsewhere; sums over tensors run in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
+
+Total = Callable[[Tensor, bool], Tensor]
+"""Sums, or largest values where the second argument says so, over all that hold entries."""
+
+
+def here(sums: Tensor, largest: bool = False) -> Tensor:
+    """The sums themselves: all entries are in this process."""
+    del largest
+    return sums
 
 
 def owners(counts: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " tensors"]:
@@ -55,6 +64,9 @@ def power_sums(tensors: Sequence[Tensor], p: float) -> Float64[Tensor, " tensors
     if tensors[0].device.type == "cpu":
         sums = [_power_sum(at_least_float32(tensor).abs(), p) for tensor in tensors]
         return torch.stack(sums).double()
+    if not all(tensor.numel() for tensor in tensors):  # the kernel knows no largest of none
+        zero = torch.zeros(1, device=tensors[0].device)
+        tensors = [tensor if tensor.numel() else zero for tensor in tensors]
     norms = torch.stack(torch._foreach_norm([at_least_float32(t) for t in tensors], p)).double()
     return norms if math.isinf(p) else norms.pow(p)
 
@@ -68,12 +80,15 @@ def _distance_power_sums(
     before: Sequence[Tensor], after: Sequence[Tensor], p: float
 ) -> Float64[Tensor, " tensors"]:
     """`power_sums` of ``after - before``."""
-    wide = [[at_least_float32(tensor) for tensor in side] for side in (after, before)]
     if before[0].device.type != "cpu":
+        wide = [[at_least_float32(tensor) for tensor in side] for side in (after, before)]
         return power_sums(torch._foreach_sub(*wide), p)
     # One tensor at a time: its difference is summed while it is still in the cache.
-    sums = [_power_sum(_magnitudes(torch.sub(a, b)), p) for a, b in zip(*wide, strict=True)]
-    return torch.stack(sums).double()
+    differences = (
+        torch.sub(at_least_float32(a), at_least_float32(b))
+        for a, b in zip(after, before, strict=True)
+    )
+    return torch.stack([_power_sum(_magnitudes(one), p) for one in differences]).double()
 
 
 def layer_sums(
@@ -85,17 +100,25 @@ def layer_sums(
 
 
 def _per_layer(
-    sums: Float64[Tensor, " tensors"], owner: Int64[Tensor, " tensors"], n_layers: int, p: float
+    sums: Float64[Tensor, " tensors"],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+    p: float,
+    total: Total,
 ) -> Float64[Tensor, " layers"]:
     """One norm per layer from the power sums of its tensors."""
     if math.isinf(p):
         layers = torch.arange(n_layers, device=sums.device)
-        return torch.where(owner == layers[:, None], sums, 0.0).amax(1)
-    return layer_sums(sums, owner, n_layers).pow_(1.0 / p)
+        return total(torch.where(owner == layers[:, None], sums, 0.0).amax(1), True)
+    return total(layer_sums(sums, owner, n_layers), False).pow(1.0 / p)
 
 
 def layer_norms(
-    tensors: Sequence[Tensor], owner: Int64[Tensor, " tensors"], n_layers: int, p: float = 2.0
+    tensors: Sequence[Tensor],
+    owner: Int64[Tensor, " tensors"],
+    n_layers: int,
+    p: float = 2.0,
+    total: Total = here,
 ) -> Float64[Tensor, " layers"]:
     """p-norm of every layer.
 
@@ -104,11 +127,13 @@ def layer_norms(
         owner: Index of the layer that each tensor belongs to.
         n_layers: Number of layers.
         p: Order of the norm, at least 1; infinity gives the largest magnitude.
+        total: Adds up over processes of which each holds some of the entries, none of them twice;
+            a tensor of which it holds none is there and empty.
 
     Returns:
         One float64 norm per layer.
     """
-    return _per_layer(power_sums(tensors, p), owner, n_layers, p)
+    return _per_layer(power_sums(tensors, p), owner, n_layers, p, total)
 
 
 def layer_distances(
@@ -117,9 +142,10 @@ def layer_distances(
     owner: Int64[Tensor, " tensors"],
     n_layers: int,
     p: float = 2.0,
+    total: Total = here,
 ) -> Float64[Tensor, " layers"]:
     """``||after_l - before_l||_p`` for every layer; arguments as in `layer_norms`."""
-    return _per_layer(_distance_power_sums(before, after, p), owner, n_layers, p)
+    return _per_layer(_distance_power_sums(before, after, p), owner, n_layers, p, total)
 
 
 def spectral_norms(

@@ -36,12 +36,14 @@ def homes(model: nn.Module) -> dict[str, str]:
 
 
 def kind(module: nn.Module) -> str:
-    """Class name of a module as it was written, before parametrisations changed the class."""
+    """Class name of a module as it was written, before parametrisations or FSDP2 changed it."""
     return _class(module).__name__
 
 
 def _class(module: nn.Module) -> type[nn.Module]:
-    return type_before_parametrizations(module)
+    found = type_before_parametrizations(module)
+    sharded = "FSDPModule" in (base.__name__ for base in found.__bases__)
+    return found.__bases__[-1] if sharded else found
 
 
 class Outline:

@@ -29,6 +29,7 @@ from layerscope.figures.figure import Figure
 from layerscope.networks.layers import LayerMap
 from layerscope.probes.given import Need
 from layerscope.probes.moment import Moment, Trajectory
+from layerscope.probes.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,24 @@ class Probe(ABC):
     def needed(self) -> frozenset[Need]:
         """What a measurement with these settings needs."""
         return self.needs
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The random entries that it looks at instead of all weights; None for all.
+
+        Only for probes that look at weights and nothing else. What they are shown, layers
+        included, is the sample.
+        """
+        return None
+
+    @property
+    def additive(self) -> bool:
+        """Whether it looks at nothing but weights and adds up over the entries of each layer.
+
+        Such a probe measures one layer as it measures many, and passes its sums through
+        `Moment.total`, so that processes can share the entries of a layer.
+        """
+        return False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -151,7 +151,9 @@ class Call:
             del step
             errors[one.probe.key] = blamed(error, one.given)
 
-        read = partial(self._read, _names(watches))
+        # Of a sample few entries are kept, so that tensors are read one at a time.
+        lazy = all(one.probe.sampling is not None for one in watches)
+        read = partial(self._read, _names(watches), lazy)
         final = cache(partial(read, self.steps[-1]))
         observer = Observer(
             watches,
@@ -173,8 +175,10 @@ class Call:
             observer.observe(step, now, observer.active)
             advance(done, len(self.steps))
 
-    def _read(self, names: Sequence[str] | None, step: int) -> dict[str, Tensor]:
+    def _read(self, names: Sequence[str] | None, lazy: bool, step: int) -> Mapping[str, Tensor]:
         tensors = self._run.checkpoint(step, self._device)
+        if lazy:
+            return tensors
         return dict(tensors) if names is None else {name: tensors[name] for name in names}
 
     def _initial(self) -> Mapping[str, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.config.base import LATER
 from layerscope.errors import DivergedError, LayerscopeError
 from layerscope.figures.figure import Bars, Figure, Lines
 from layerscope.functional.convergence import (
@@ -31,6 +32,7 @@ from layerscope.probes.base import (
     over_time,
     step_coordinates,
 )
+from layerscope.probes.sampling import Sampling, of_sample, sampling
 
 
 def _distances(layers: LayerMap, one: Weights, other: Weights) -> Tensor:
@@ -81,10 +83,16 @@ class Convergence(FoldingProbe):
         intervals: Pairs (t1, t2) for ``rate``; both must be checkpoints.
         time: Unit of the intervals, of ``rate`` and of ``half_time``; epochs need a run that
             knows its steps per epoch.
+        sample: Look at so many random entries of each layer, the same at every checkpoint, so
+            that memory does not grow with the model. Curves and rates, ratios of distances, are
+            consistent, with an error of order 1/sqrt(n).
+        subset_seed: Seed of the sample.
     """
 
     intervals: tuple[tuple[float, float], ...] = ()
     time: Literal["epoch", "step"] = "epoch"
+    sample: int | None = field(default=None, metadata={LATER: True})
+    subset_seed: int = field(default=0, metadata={LATER: True})
 
     needs: ClassVar[frozenset[Need]] = frozenset({"final"})
     source: ClassVar[str] = "Which layer is learning faster?, Definition 2.1"
@@ -100,6 +108,12 @@ class Convergence(FoldingProbe):
                     f"Convergence: interval ({start:g}, {end:g}) is empty.",
                     "Give one that ends after its start; a run may be too short for it.",
                 )
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The entries that are looked at."""
+        return sampling("Convergence", self.sample, self.subset_seed)
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -170,7 +184,7 @@ class Convergence(FoldingProbe):
                 key=self.slug,
                 title="Convergence",
                 caption="Distance to the final weights as a share of the distance at the start: "
-                "a layer that falls earlier converges faster.",
+                "a layer that falls earlier converges faster." + of_sample(self.sampling),
                 x=x,
             )
         ]
@@ -181,7 +195,7 @@ class Convergence(FoldingProbe):
                     key=f"{self.slug}-rate-{interval}",
                     title=f"Convergence rate over {interval} {self.time}s",
                     caption=f"Share of the way to the final weights covered per {self.time} "
-                    "(Definition 2.1).",
+                    "(Definition 2.1)." + of_sample(self.sampling),
                 )
             )
         return found
@@ -200,7 +214,17 @@ class PathAndProgress(FoldingProbe):
     checkpoint measured, whose step is the attribute ``initial_step``. Relative weight change
     measures path, layer convergence progress; Definition 2.1 of "Which Layer is Learning
     Faster?" gives the second.
+
+    Attributes:
+        sample: Look at so many random entries of each layer, the same at every checkpoint, so
+            that memory does not grow with the model. Lengths are then those in the sample,
+            shorter by sqrt(n / N) on average; directness is that of the layer, consistent with an
+            error of order 1/sqrt(n).
+        subset_seed: Seed of the sample.
     """
+
+    sample: int | None = field(default=None, metadata={LATER: True})
+    subset_seed: int = field(default=0, metadata={LATER: True})
 
     needs: ClassVar[frozenset[Need]] = frozenset({"final", "previous"})
     source: ClassVar[str] = "path and progress, after Which layer is learning faster?, Def. 2.1"
@@ -208,6 +232,14 @@ class PathAndProgress(FoldingProbe):
     heading: ClassVar[str] = "Path walked and progress made"
     place: ClassVar[int] = 40
     revision: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The entries that are looked at."""
+        return sampling("PathAndProgress", self.sample, self.subset_seed)
 
     def select(self, layers: LayerMap) -> LayerMap:
         """All layers."""
@@ -252,8 +284,6 @@ class PathAndProgress(FoldingProbe):
         found: list[Figure] = []
         for name, caption in captions.items():
             values, x = over_time(dataset[name])
-            title = name.capitalize()
-            found.append(
-                Lines(values, key=f"{self.slug}-{name}", title=title, caption=caption, x=x)
-            )
+            title, said = name.capitalize(), caption + of_sample(self.sampling)
+            found.append(Lines(values, key=f"{self.slug}-{name}", title=title, caption=said, x=x))
         return found

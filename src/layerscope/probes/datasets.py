@@ -85,8 +85,11 @@ def with_reasons(dataset: xr.Dataset, missing: Mapping[str, str]) -> xr.Dataset:
 
 def attributes_of(probe: Probe) -> dict[str, str]:
     """What a dataset says of the probe that made it."""
-    return {
+    found = {
         "probe": type(probe).__name__,
         "settings": settings_attribute(probe.settings),
         "layerscope": package_version("layerscope"),
-    } | ({"revision": str(probe.revision)} if probe.revision > 1 else {})
+    }
+    if probe.sampling is not None:
+        found["sample"] = str(probe.sampling)
+    return found | ({"revision": str(probe.revision)} if probe.revision > 1 else {})

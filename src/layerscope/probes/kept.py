@@ -90,6 +90,8 @@ def chosen_steps(run: Run, steps: Iterable[int] | None) -> list[int]:
         LayerscopeError: There is none, or none at one of the steps.
     """
     known = run.steps
+    if run.keeps_none:
+        raise run.without_checkpoints()
     if not known:
         raise LayerscopeError(f"{run.path} has no checkpoints.", "Record it with checkpoints.")
     chosen = known if steps is None else sorted(set(steps))

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
+from layerscope.functional.norms import Total, here
 from layerscope.networks.task import Task
 from layerscope.runs.store import Run
 
@@ -67,6 +68,8 @@ class Moment:
         data: Batches to test on; never while a run trains.
         training_data: Batches of the training examples, likewise.
         learning_rate: That of the next step.
+        total: Adds sums up over the processes that share the weights, where several do: a probe
+            that is ``additive`` passes its sums through it.
         missing: Why a layer has no value, by name. A probe that cannot measure a layer puts the
             reason here and NaN in the layer's place; the others are measured all the same.
     """
@@ -82,6 +85,7 @@ class Moment:
     data: Needed[Iterable[Any]] = Needed()
     training_data: Needed[Iterable[Any]] = Needed()
     learning_rate: Needed[float] = Needed()
+    total: Total = here
     missing: dict[str, str] = field(default_factory=dict)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import Weights
+from layerscope.networks.shards import Shards
 from layerscope.probes.base import FoldingProbe, Moment, MomentProbe
 from layerscope.probes.datasets import Row
-from layerscope.probes.given import Given
+from layerscope.probes.given import Given, Need
+from layerscope.probes.parts import Keep, Own, Part, Sample, Whole, one_by_one
 from layerscope.schedule import Schedule
 
 P = TypeVar("P", bound=MomentProbe | FoldingProbe)
@@ -69,9 +71,16 @@ class Watch(Generic[P]):
 
 @dataclass
 class Previous:
-    """Weights at the moment measured before, shared by all probes of one schedule."""
+    """Weights at the moment measured before, shared by probes of one schedule that see the same.
+
+    Attributes:
+        names: The parameters.
+        keep: Where and as what they are kept.
+        weights: The parameters, as they are kept; None before the first moment.
+    """
 
     names: tuple[str, ...]
+    keep: Keep = field(default_factory=Keep)
     weights: dict[str, Tensor] | None = None
 
     def refer(self, now: Weights) -> None:
@@ -81,7 +90,7 @@ class Previous:
     def copy(self, now: Weights) -> None:
         """Copy the weights of this moment into place; not those that changed shape or are gone."""
         if self.weights is None:
-            self.weights = {name: now[name].clone() for name in self.names}
+            self.weights = {name: self.keep.copy(now[name]) for name in self.names}
             return
         found = [(kept, now.get(name)) for name, kept in self.weights.items()]
         pairs = [(k, n) for k, n in found if n is not None and n.shape == k.shape]
@@ -100,6 +109,9 @@ class Observer(Generic[P]):
         final: Finds the weights at the last moment, where it is known.
         learning_rate: The learning rate of the step after so many, None where it is not known.
         live: Whether weights change after their moment, so that what is kept has to be copied.
+        keep: Where and as what weights are kept; by default as they are.
+        shards: Where processes share the weights; all of them observe, and probes of weights are
+            measured together.
         judge: Called with a watch that fails, the step and the error; may raise.
     """
 
@@ -111,13 +123,18 @@ class Observer(Generic[P]):
         final: Callable[[], Weights] | None = None,
         learning_rate: Callable[[int], float | None] | None = None,
         live: bool = True,
+        keep: Keep | None = None,
+        shards: Shards | None = None,
         judge: Callable[[Watch[P], int, Exception], None],
     ) -> None:
         self.watches = watches
-        self.previous = _shared_previous(watches)
+        self.keep = keep or Keep()
+        self._parts = {one: _part(one, shards) for one in watches}
+        self.previous = self._shared_previous()
         self._find_initial = initial
-        self._initial: dict[str, Tensor] | None = None
+        self._initial: dict[Part, dict[str, Tensor]] = {}
         self._final = final
+        self._finals: dict[tuple[Part, tuple[str, ...]], Weights] = {}
         self._learning_rate = learning_rate
         self._live = live
         self._judge = judge
@@ -163,28 +180,55 @@ class Observer(Generic[P]):
         """
         # Looked up while a model holds other weights, live ones would be these.
         whole = cache(lambda: dict(now))
+        views: dict[tuple[Part, tuple[str, ...]], Weights] = {}
         for one in due:
             try:
-                moment = self._moment(one, step, now, whole, changed)
+                seen = self._seen(one, now, views)
+                moment = self._moment(one, step, now, seen, whole, changed)
                 if moment is not None:
                     with torch.no_grad():
                         if not one.settled:
                             one.layers = one.probe.rows(one.layers, moment)
                             one.settled = True
-                        one.latest = (step, one.probe.measure(moment, one.layers))
+                        one.latest = (step, self._measure(one, moment))
                     one.rows.append(one.latest)
                     one.missing |= moment.missing
             except Exception as error:  # a probe may do anything; the others go on
                 self.leave_out(one, step, error)
-        for schedule, previous in self.previous.items():
-            if schedule(step):
-                (previous.copy if self._live else previous.refer)(now)
+        for (schedule, part), previous in self.previous.items():
+            if schedule(step) and self._compares(schedule, part):
+                seen = views.get((part, previous.names)) or part.of(now, previous.names)
+                (previous.copy if self._live else previous.refer)(seen)
+
+    def _seen(
+        self, one: Watch[P], now: Weights, views: dict[tuple[Part, tuple[str, ...]], Weights]
+    ) -> Weights:
+        """What a probe sees of the weights, looked up once for all that see the same."""
+        part, names = self._parts[one], one.layers.parameter_names
+        if isinstance(part, Whole):
+            return now
+        if (part, names) not in views:
+            views[part, names] = part.of(now, names)
+        return views[part, names]
+
+    def _compares(self, schedule: Schedule, part: Part) -> bool:
+        """Whether these weights are kept: all of them always, a part for probes that go on."""
+        users = (one for one in self.active if one.schedule == schedule)
+        return isinstance(part, Whole) or any(self._parts[one] == part for one in users)
+
+    def _measure(self, one: Watch[P], moment: Moment) -> dict[str, Tensor]:
+        """What a probe measures; of weights that are kept elsewhere one layer after the other."""
+        layers = self._parts[one].layers(one.layers)
+        if self.keep.apart and one.probe.additive:
+            return one_by_one(partial(one.probe.measure, moment), layers)
+        return one.probe.measure(moment, layers)
 
     def _moment(
         self,
         one: Watch[P],
         step: int,
         now: Weights,
+        seen: Weights,
         whole: Callable[[], Weights],
         changed: Mapping[str, str],
     ) -> Moment | None:
@@ -194,37 +238,73 @@ class Observer(Generic[P]):
                 f"layer {name!r} is not the one that was recorded so far: {changed[name]}.",
                 "Give layers their final shape first, or record a new run from here.",
             )
-        needs, given = one.probe.needed, one.given
-        previous = self.previous[one.schedule].weights if "previous" in needs else None
-        if "previous" in needs and previous is None:
-            if isinstance(one.probe, MomentProbe):
-                return None
-            previous = now
+        needs, given, part = one.probe.needed, one.given, self._parts[one]
+        kept = self.previous[one.schedule, part].weights if "previous" in needs else None
+        if "previous" in needs and kept is None and isinstance(one.probe, MomentProbe):
+            return None
+        previous = seen if kept is None else self.keep.back(kept, seen)
+        initial = None
+        if "initial" in needs:
+            initial = self._initial_weights(step, part, one.layers, now, seen)
         rate = self._learning_rate if "learning_rate" in needs else None
         return Moment(
             step,
-            whole() if "model" in needs else now,
-            previous=previous,
-            initial=self._initial_weights(step, now) if "initial" in needs else None,
-            final=self._final() if "final" in needs and self._final is not None else None,
+            whole() if "model" in needs else seen,
+            previous=previous if "previous" in needs else None,
+            initial=None if initial is None else self.keep.back(initial, seen),
+            final=self._final_weights(one) if "final" in needs else None,
             model=given.model,
             task=given.task,
             batch=given.batch,
             data=given.data,
             training_data=given.training_data,
             learning_rate=rate(step) if rate is not None else None,
+            total=part.total,
         )
 
-    def _initial_weights(self, step: int, now: Weights) -> dict[str, Tensor]:
-        if self._initial is None:
-            users = [one for one in self.watches if "initial" in one.probe.needed]
-            names = dict.fromkeys(name for one in users for name in one.layers.parameter_names)
+    def _final_weights(self, one: Watch[P]) -> Weights | None:
+        key = self._parts[one], one.layers.parameter_names
+        if key not in self._finals and self._final is not None:
+            self._finals[key] = key[0].of(self._final(), key[1])
+        return self._finals.get(key)
+
+    def _initial_weights(
+        self, step: int, part: Part, layers: LayerMap, now: Weights, seen: Weights
+    ) -> dict[str, Tensor]:
+        if part not in self._initial:
+            names = self._names("initial", part)
             if step == 0:
-                self._initial = {n: now[n].clone() if self._live else now[n] for n in names}
+                kept = self.keep.copy if self._live else lambda tensor: tensor
+                found = seen if names == layers.parameter_names else part.of(now, names)
+                self._initial[part] = {name: kept(found[name]) for name in names}
             else:
-                found = self._find_initial()
-                self._initial = {name: found[name].to(now[name].device) for name in names}
-        return self._initial
+                found = part.of(self._find_initial(), names)
+                there = {name: found[name].to(now[name].device) for name in names}
+                kept = self.keep.copy if self.keep.apart else lambda tensor: tensor
+                self._initial[part] = {name: kept(tensor) for name, tensor in there.items()}
+        return self._initial[part]
+
+    def _names(self, need: Need, part: Part, schedule: Schedule | None = None) -> tuple[str, ...]:
+        """Parameters of the probes that see one part, need something and have one schedule."""
+        users = [
+            one
+            for one in self.watches
+            if need in one.probe.needed
+            and self._parts[one] == part
+            and schedule in (None, one.schedule)
+        ]
+        return tuple(dict.fromkeys(name for one in users for name in one.layers.parameter_names))
+
+    def _shared_previous(self) -> dict[tuple[Schedule, Part], Previous]:
+        keys = dict.fromkeys(
+            (one.schedule, self._parts[one])
+            for one in self.watches
+            if "previous" in one.probe.needed
+        )
+        return {
+            (schedule, part): Previous(self._names("previous", part, schedule), self.keep)
+            for schedule, part in keys
+        }
 
     def leave_out(self, one: Watch[P], step: int, error: Exception) -> None:
         """Measure a probe no more since it failed at this step.
@@ -241,13 +321,11 @@ class Observer(Generic[P]):
             one.rows, one.latest, one.missing, one.failure = [], None, {}, None
         for previous in self.previous.values():
             previous.weights = None
-        self._initial = None
+        self._initial = {}
 
 
-def _shared_previous(watches: Sequence[Watch[P]]) -> dict[Schedule, Previous]:
-    names: dict[Schedule, dict[str, None]] = {}
-    for one in watches:
-        if "previous" in one.probe.needed:
-            wanted = names.setdefault(one.schedule, {})
-            wanted.update(dict.fromkeys(one.layers.parameter_names))
-    return {schedule: Previous(tuple(wanted)) for schedule, wanted in names.items()}
+def _part(one: Watch[Any], shards: Shards | None) -> Part:
+    """What of the weights a probe sees."""
+    if one.probe.sampling is not None:
+        return Sample.drawn(one.probe.sampling, one.layers, shards)
+    return Whole() if shards is None else Own(shards)

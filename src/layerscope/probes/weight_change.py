@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, get_args
 
@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from layerscope.config.base import LATER
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.figures.figure import Figure, Lines
 from layerscope.functional.change import (
@@ -23,6 +24,7 @@ from layerscope.functional.change import (
 )
 from layerscope.networks.layers import LayerMap
 from layerscope.probes.base import Moment, MomentProbe, Need, Variable, over_time
+from layerscope.probes.sampling import Sampling, of_sample, sampling
 
 PER_ENTRY = ("elementwise", "median")
 """Reductions of quotients of single entries."""
@@ -73,7 +75,12 @@ class WeightChange(MomentProbe):
             filters only, as the paper does, 1 adds biases and normalisation.
         size_matched: Reduce a random choice of entries, as many as the smallest layer has, in
             every layer: a control for effects of layer size.
-        subset_seed: Seed of that choice.
+        subset_seed: Seed of that choice, and of the sample.
+        sample: Look at so many random entries of each layer, the same at every moment, so that
+            memory and time do not grow with the model. Sums over them are those over the layer
+            times n / N on average, without bias; the ratio and the angle, which are functions of
+            sums, are consistent, with a bias of order 1/n and an error of order 1/sqrt(n). So is
+            the median; the mean of quotients has no bias.
     """
 
     p: float = 1.0
@@ -81,6 +88,7 @@ class WeightChange(MomentProbe):
     minimum_dimensions: int = 2
     size_matched: bool = False
     subset_seed: int = 0
+    sample: int | None = field(default=None, metadata={LATER: True})
 
     needs: ClassVar[frozenset[Need]] = frozenset({"previous"})
     source: ClassVar[str] = "Relative weight change, Eq. 1"
@@ -93,6 +101,17 @@ class WeightChange(MomentProbe):
             raise unknown("reduction of WeightChange", str(self.reduction), get_args(Reduction))
         if not (isinstance(self.p, int | float) and self.p >= 1):
             raise LayerscopeError(f"p of WeightChange is {self.p!r}.", "It is at least 1.")
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The entries that are looked at."""
+        return sampling("WeightChange", self.sample, self.subset_seed)
+
+    @property
+    def additive(self) -> bool:
+        """A median is no sum, and sizes are matched over all layers."""
+        return self.reduction != "median" and not self.size_matched
 
     @property
     def variables(self) -> Mapping[str, Variable]:
@@ -118,9 +137,10 @@ class WeightChange(MomentProbe):
             before, after = subsample(before, owner, indices), subsample(after, owner, indices)
             owner = torch.arange(len(layers), device=owner.device)
         n = len(layers)
-        found = {"change": relative_change(before, after, owner, n, float(self.p), self.reduction)}
+        p, total = float(self.p), moment.total
+        found = {"change": relative_change(before, after, owner, n, p, self.reduction, total)}
         if self.reduction in PER_ENTRY:
-            found["zeros"] = zero_counts(before, owner, n)
+            found["zeros"] = zero_counts(before, owner, n, total)
         return found
 
     def figures(self, dataset: xr.Dataset) -> list[Figure]:
@@ -133,7 +153,10 @@ class WeightChange(MomentProbe):
         text = how.get(self.reduction, f"{self.reduction} over weights of |change| / |weight|")
         size = ", on equally many weights of every layer" if self.size_matched else ""
         title = "Rotation" if self.reduction == "angle" else "Relative weight change"
-        caption = f"{text[0].upper()}{text[1:]}{size}, since the moment measured before."
+        caption = (
+            f"{text[0].upper()}{text[1:]}{size}, since the moment measured before."
+            f"{of_sample(self.sampling)}"
+        )
         found: list[Figure] = [Lines(values, self.slug, title, caption, x=x, log_y=True)]
         if (means := _of_groups(values)) is not None:
             found.append(

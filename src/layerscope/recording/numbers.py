@@ -34,14 +34,15 @@ class Scalars:
     means: list[Numbers] = field(default_factory=list)
     logged: list[Numbers] = field(default_factory=list)
 
-    def add(self, loss: Tensor | float) -> bool:
+    def add(self, loss: Tensor | float, look: bool = True) -> bool:
         """Add the loss of a step; False, and nothing added, where it is known not to be finite.
 
-        A tensor on an accelerator is not waited for: `close` finds out.
+        A tensor on an accelerator is not waited for, and nothing is looked at where ``look`` says
+        so: `close` finds out.
         """
         if isinstance(loss, Tensor):
             loss = loss.detach().float() if loss.is_cuda else loss.item()
-        if not isinstance(loss, Tensor) and not math.isfinite(loss):
+        if look and not isinstance(loss, Tensor) and not math.isfinite(loss):
             return False
         self.total = self.total + loss
         self.count += 1

@@ -18,11 +18,13 @@ from layerscope.networks.task import Task
 from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.given import Given
 from layerscope.probes.observer import Observer, Watch
+from layerscope.probes.parts import Keep
 from layerscope.recording import at_exit, watching
 from layerscope.recording.clock import Clock, Optimizers
 from layerscope.recording.numbers import Scalars
 from layerscope.recording.sinks import Sink
-from layerscope.recording.weights import Live, misfits, refuse_misfits, refuse_sharded
+from layerscope.recording.together import Together, shards_of
+from layerscope.recording.weights import Live, misfits, refuse_misfits
 from layerscope.recording.writer import Writer, not_open, rank
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
@@ -56,9 +58,14 @@ class Recorder:
 
     The trained weights are equal bit for bit with and without it: random state, BatchNorm
     statistics, gradients, modes and hooks are left as found, and measurements run on the eager
-    module with the fixed batch, outside autocast. Under DDP the first process records; `run` of
-    another raises. On an exception what was measured is written and the run is marked interrupted;
-    a loss that is not finite raises `DivergedError` and marks it diverged.
+    module with the fixed batch, outside autocast. On an exception what was measured is written and
+    the run is marked interrupted; a loss that is not finite raises `DivergedError` and marks it
+    diverged.
+
+    Under DDP the first process records; `run` of another raises. Where parameters are sharded
+    (FSDP2's ``fully_shard``, tensor parallelism) every process opens a recorder and calls its
+    methods, probes of weights are measured together, and the first process writes; see
+    docs/large_and_sharded.md.
 
     Args:
         model: The module that trains, also compiled or wrapped in DDP or Fabric.
@@ -70,8 +77,10 @@ class Recorder:
         batch: A fixed batch for such probes, also the example that orders the layers by
             execution (without it they stand in order of registration). Stored with the run.
         probes: Probes to measure live, or a mapping from probe to its own schedule.
-        checkpoints: When to keep all weights. Initialisation and end are always kept; by default
-            also the end of every epoch, where it is known how many steps these have.
+        checkpoints: When to keep all weights, whatever the layers. Initialisation and end are
+            always kept; by default also the end of every epoch, where it is known how many steps
+            these have. With `layerscope.schedule.never` nothing is: for a trainer that keeps its
+            own. What is measured from checkpoints then cannot be.
         measure: When to measure probes that have no schedule of their own: by default at the end
             of every epoch, or at ten steps in each factor of ten where epochs are not known.
         layers: The layers; by default every module that owns parameters.
@@ -81,15 +90,19 @@ class Recorder:
         resume: Continue the interrupted run in ``path`` instead of starting one; the caller
             restores model and optimiser and calls `load_state_dict`.
         strict: Raise where a probe fails. By default it is logged as a warning, noted in the
-            manifest and left out from then on, and the training goes on.
+            manifest and left out from then on, and the training goes on; where parameters are
+            sharded it is always raised.
         sinks: Where numbers, figures and a table of layers go beside the run on disk, e.g.
             ``[TensorBoard("runs/tb")]`` of `layerscope.integrations`. One that fails is left out
             from then on.
+        keep: Where and as what the weights that probes compare with are kept; by default where
+            and as the parameters are.
 
     Raises:
         LayerscopeError: A probe lacks what it needs, needs the finished run, or appears twice; a
-            schedule counts epochs of unknown length; the parameters are sharded; the optimiser
-            steps no parameter of the model.
+            schedule counts epochs of unknown length; the optimiser steps no parameter of the
+            model; the parameters are sharded in a way that cannot be recorded, and so for a
+            probe, or with ``resume``.
     """
 
     def __init__(
@@ -110,12 +123,18 @@ class Recorder:
         resume: bool = False,
         strict: bool = False,
         sinks: Sequence[Sink] = (),
+        keep: Keep | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.path = Path(path)
-        refuse_sharded(self.model)
+        self._shards = shards_of(self.model)
+        if self._shards is not None and resume:
+            raise _no_resuming()
+        self._together = Together(self._shards)
         forward = task.forward if task is not None else None
-        self.layers = layers or LayerMap.from_model(self.model, batch, forward=forward)
+        # A sharded model runs on all processes at once, and not for us alone.
+        example = batch if self._shards is None else None
+        self.layers = layers or LayerMap.from_model(self.model, example, forward=forward)
         refuse_misfits(self.layers, self.model)
         self._batch = batch
         known = steps_per_epoch is not None
@@ -125,17 +144,26 @@ class Recorder:
         self._loss_schedule = measure.bind(steps_per_epoch)
         given = Given(model=self.model, task=task, batch=batch)
         self._observer = Observer(
-            watching.watch(probes, self._loss_schedule, self.layers, given, steps_per_epoch),
+            watching.watch(
+                probes,
+                self._loss_schedule,
+                self.layers,
+                given,
+                steps_per_epoch,
+                sharded=self._shards is not None,
+            ),
             initial=lambda: self.run.checkpoint(0),
             learning_rate=learning_rate,
-            judge=watching.Judge(self.model, strict),
+            keep=keep,
+            shards=self._shards,
+            judge=watching.Judge(self.model, strict, together=self._shards is not None),
         )
         self._steps_per_epoch = steps_per_epoch
         self._metadata = dict(metadata or {})
         self._resume = resume
-        self._writer = Writer(self.path, rank(), sinks)
-        # Each process holds all weights, so that those that do not write need not take part.
-        self._takes_part = self._writer.writes
+        self._writer = Writer(self.path, rank(), self._shards, sinks)
+        # Where each process holds all weights, those that do not write need not take part.
+        self._takes_part = self._writer.writes or self._shards is not None
         self._open = False
         self._scalars = Scalars()
         self._last_checkpoint = -1
@@ -180,7 +208,10 @@ class Recorder:
             if step is not None:
                 self._observer.observe(step, Live(self.model, self.layers.aliases), due=())
             return self
-        self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
+        with self._together.as_one():
+            self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
+            if self._checkpoints.empty:
+                self._writer.note(keeps_none=True)
         self._open = True
         try:
             self._observe(first=True)
@@ -240,19 +271,25 @@ class Recorder:
         Raises:
             DivergedError: It is not finite.
         """
-        if self._takes_part and not self._closed and not self._scalars.add(loss):
+        look = self._shards is None  # processes that share weights look together
+        if self._takes_part and not self._closed and not self._scalars.add(loss, look=look):
             raise self._diverged()
 
     def _advance(self, loss: Tensor | float | None = None) -> None:
         if not self._open:
             return
         self.current_step += 1
-        if loss is not None and not self._scalars.add(loss):
+        if loss is not None and not self._scalars.add(loss, look=self._shards is None):
             raise self._diverged()
         self._observe()
-        now = time.monotonic()
-        if now - self._flushed > min(FLUSH_SECONDS, max(2.0, 0.02 * (now - self._started))):
+        if self._together.wished if self._shards is not None else self._stale:
             self.flush()
+
+    @property
+    def _stale(self) -> bool:
+        """Whether it is long since measurements were written."""
+        now = time.monotonic()
+        return now - self._flushed > min(FLUSH_SECONDS, max(2.0, 0.02 * (now - self._started)))
 
     def log(self, **values: float) -> None:
         """Keep numbers of one's own at this step, e.g. ``log(test_error=0.03)``.
@@ -295,15 +332,21 @@ class Recorder:
     def _observe(self, first: bool = False) -> None:
         """Measure and keep what this step's schedules ask for, and what a run starts from."""
         step = self.current_step
-        due, keep = self._observer.due(step), first or self._checkpoints(step)
-        if self._scalars.count and self._loss_schedule(step):
-            self._close_loss()
-        if not due and not keep:
+        due = self._observer.due(step)
+        keep = not self._checkpoints.empty and (first or self._checkpoints(step))
+        close = self._loss_schedule(step)
+        self._together.wished = False
+        if not due and not keep and not close:
             return
-        now = Live(self.model, self.layers.aliases)
-        self._measure(due, now)
-        if keep:
-            self._keep(now)
+        if close:
+            with self._together.as_one():
+                self._close_loss()
+        with self._together.as_one(wish=self._stale):
+            now = Live(self.model, self.layers.aliases)
+            if due:
+                self._measure(due, now)
+            if keep:
+                self._keep(now)
 
     def _measure(self, due: Sequence[Watch[MomentProbe]], now: Live) -> None:
         changed = misfits(self.layers, now) if due else {}
@@ -315,15 +358,19 @@ class Recorder:
         self._last_checkpoint = self.current_step
 
     def _close_loss(self) -> None:
-        if not self._scalars.close(self.current_step):
+        if self._scalars.count and not self._scalars.close(self.current_step):
             raise self._diverged()
 
     # Writing
 
     def flush(self) -> None:
-        """Write everything measured so far."""
+        """Write everything measured so far; where parameters are sharded, on every process."""
         if not self._open:
             return
+        with self._together.as_one():
+            self._write()
+
+    def _write(self) -> None:
         self._writer.append(watching.datasets(self._observer, self._steps_per_epoch))
         self._writer.note_failures(watching.failures(self._observer.watches))
         self._writer.append(self._scalars.datasets(self._steps_per_epoch))
@@ -355,12 +402,13 @@ class Recorder:
             self._fail(error)
             return
         try:
-            if self._scalars.count:
+            with self._together.as_one():
                 self._close_loss()
-            now = Live(self.model, self.layers.aliases)
-            if self._last_checkpoint != self.current_step:
-                self._keep(now)
-            self._measure(self._observer.left(self.current_step), now)
+            with self._together.as_one():
+                now = Live(self.model, self.layers.aliases)
+                if self._last_checkpoint != self.current_step and not self._checkpoints.empty:
+                    self._keep(now)
+                self._measure(self._observer.left(self.current_step), now)
             self.flush()
         except BaseException as late:
             self._fail(late)
@@ -369,7 +417,8 @@ class Recorder:
 
     def __del__(self) -> None:
         if vars(self).get("_open"):  # what failed to be made has nothing to close
-            self.close()
+            # Processes that share weights forget them at times of their own.
+            self.close(None if self._shards is None else RuntimeError("nobody closed it"))
 
     def _fail(self, error: BaseException) -> None:
         """Keep what is sound and close the run as diverged or interrupted."""
@@ -377,7 +426,7 @@ class Recorder:
         notes = {"diverged_at": self.current_step} if diverged else {}
         try:
             watching.drop_unsound(self._observer, self._steps_per_epoch)
-            self.flush()
+            self._write()
         finally:
             self._finish(
                 "diverged" if diverged else "interrupted",
@@ -394,14 +443,26 @@ class Recorder:
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed recorder needs beyond the checkpoints: call after `flush`."""
-        previous = [p.weights for p in self._observer.previous.values()]
+        """What a resumed recorder needs beyond the checkpoints: call after `flush`.
+
+        Raises:
+            LayerscopeError: The parameters are sharded.
+        """
+        if self._shards is not None:
+            raise _no_resuming()
+        previous = [p.weights or {} for p in self._observer.previous.values()]
         return {
             "step": self.current_step,
             "loss_sum": float(self._scalars.total),
             "loss_count": self._scalars.count,
             "previous": previous,
+            "samples": self._samples,
         }
+
+    @property
+    def _samples(self) -> list[str]:
+        """Which entries the weights that are kept are."""
+        return [part.text for _, part in self._observer.previous]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken.
@@ -410,7 +471,13 @@ class Recorder:
             LayerscopeError: This recorder has other probes or schedules.
         """
         kept = [set(weights or ()) for weights in state["previous"]]
-        if kept != [set(previous.names) for previous in self._observer.previous.values()]:
+        names = [set(previous.names) for previous in self._observer.previous.values()]
+        # Nothing is kept where nothing was measured yet.
+        if (
+            len(kept) != len(names)
+            or any(k and k != n for k, n in zip(kept, names, strict=True))
+            or state.get("samples", [""] * len(kept)) != self._samples
+        ):
             raise LayerscopeError(
                 f"{self.path} was recorded with other probes.",
                 "Resume with the same probes and schedules; measure others afterwards.",
@@ -419,4 +486,12 @@ class Recorder:
         self._scalars.total, self._scalars.count = state["loss_sum"], state["loss_count"]
         pairs = zip(self._observer.previous.values(), state["previous"], strict=True)
         for previous, weights in pairs:
-            previous.weights = weights
+            previous.weights = weights or None
+
+
+def _no_resuming() -> LayerscopeError:
+    return LayerscopeError(
+        "a recorder of sharded parameters keeps no state to resume from.",
+        "Record a new run from here on, in another folder, and compare it with the first: what "
+        "is measured counts from where it starts.",
+    )

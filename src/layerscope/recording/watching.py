@@ -16,6 +16,7 @@ from layerscope.probes.base import MomentProbe, Probe
 from layerscope.probes.datasets import assemble
 from layerscope.probes.given import Given, check_needs
 from layerscope.probes.observer import Failure, Observer, Watch, reason
+from layerscope.recording.together import refuse_unshared
 from layerscope.recording.weights import not_finite
 from layerscope.schedule import Schedule
 
@@ -29,6 +30,7 @@ def watch(
     layers: LayerMap,
     given: Given,
     steps_per_epoch: int | None,
+    sharded: bool = False,
 ) -> list[Watch[MomentProbe]]:
     """Probes with their schedules and layers.
 
@@ -38,10 +40,11 @@ def watch(
         layers: All layers.
         given: Task, batch and model, as far as they are there.
         steps_per_epoch: Optimiser steps per epoch, where known.
+        sharded: Whether processes share the weights.
 
     Raises:
-        LayerscopeError: A probe lacks what it needs, needs the finished run or a data set, or
-            appears twice.
+        LayerscopeError: A probe lacks what it needs, needs the finished run or a data set,
+            cannot be measured of shared weights, or appears twice.
     """
     pairs = probes.items() if isinstance(probes, Mapping) else ((p, default) for p in probes)
     watches: list[Watch[MomentProbe]] = []
@@ -52,6 +55,8 @@ def watch(
                 f"{name} needs the finished run and cannot be recorded live.",
                 f"Call measure({name}(...), run) afterwards.",
             )
+        if sharded:
+            refuse_unshared(probe)
         if {"data", "training_data"} & probe.needed:
             raise LayerscopeError(
                 f"{probe.expression} runs over a data set, which a recorder does not have.",
@@ -72,11 +77,13 @@ class Judge:
     Args:
         model: The module that trains.
         strict: Raise where a probe fails, instead of leaving it out from then on.
+        together: Whether processes measure together; this is strict then.
     """
 
-    def __init__(self, model: nn.Module, strict: bool) -> None:
+    def __init__(self, model: nn.Module, strict: bool, together: bool = False) -> None:
         self._model = model
-        self._strict = strict
+        self._strict = strict or together
+        self._together = together
 
     def __call__(self, one: Watch[MomentProbe], step: int, error: Exception) -> None:
         """Say that a probe is left out from now on.
@@ -93,9 +100,14 @@ class Judge:
                 "The model has diverged: lower the learning rate; earlier checkpoints are kept.",
             ) from error
         if self._strict:
+            remedy = (
+                "Mend or leave out the probe, or record without strict=True to go on without it."
+            )
+            if self._together:  # no way to go on without it
+                own = error.remedy if isinstance(error, LayerscopeError) else ""
+                remedy = own or "Mend or leave out the probe."
             raise LayerscopeError(
-                f"{one.probe.key} failed at step {step}: {reason(error)}",
-                "Mend or leave out the probe, or record without strict=True to go on without it.",
+                f"{one.probe.key} failed at step {step}: {reason(error)}", remedy
             ) from error
         _log.warning(
             "%s failed at step %d and is left out from then on: %s",
@@ -133,6 +145,8 @@ def datasets(
     """
     for one in observer.watches:
         if one.rows and (found := _sound(observer, one, steps_per_epoch)) is not None:
+            if observer.keep.apart and {"previous", "initial"} & one.probe.needed:
+                found.attrs["kept"] = str(observer.keep)
             yield one.probe.key, found
         one.rows = []
 

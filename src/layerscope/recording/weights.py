@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
-from layerscope.networks.names import named_modules, named_state, unwrap
-
-FSDP = "FullyShardedDataParallel"
+from layerscope.networks.names import named_state, unwrap
+from layerscope.networks.shards import local
 
 
 class Live(Mapping[str, Tensor]):
@@ -68,33 +67,12 @@ def misfits(layers: LayerMap, now: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def not_finite(model: nn.Module) -> str | None:
-    """The name of the first parameter that is not finite; None if all are."""
+    """The name of the first parameter that is not finite here; None if all are."""
     for name, tensor in named_state(model).items():
-        if isinstance(tensor, nn.Parameter) and not bool(tensor.detach().isfinite().all()):
+        held = local(tensor.detach())
+        if isinstance(tensor, nn.Parameter) and not bool(held.isfinite().all()):
             return name
     return None
-
-
-def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a module of which this process holds a part.
-
-    Raises:
-        LayerscopeError: A parameter is sharded, or the model or a part of it by FSDP.
-    """
-    found = [
-        f"parameter {name!r} is sharded"
-        for name, tensor in named_state(model).items()
-        if type(tensor.data).__name__ in ("DTensor", "ShardedTensor")
-    ] + [
-        f"{f'module {name!r}' if name else 'the model'} is sharded by {FSDP}"
-        for name, module in named_modules(model)
-        if any(cls.__name__ == FSDP for cls in type(module).__mro__)
-    ]
-    if found:
-        raise LayerscopeError(
-            f"{found[0]}, which this version does not record.",
-            "Record a replicated model (DDP), or measure checkpoints gathered afterwards.",
-        )
 
 
 def refuse_misfits(layers: LayerMap, model: nn.Module) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.layers import LayerMap
+from layerscope.networks.shards import Shards
 from layerscope.recording.feed import Feed
 from layerscope.recording.sinks import Sink
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
+from layerscope.runs.streaming import layout
 
 
 def rank() -> int:
@@ -36,13 +38,21 @@ class Writer:
     Args:
         path: Folder of the run.
         rank: Rank of this process.
+        shards: How processes share the weights, where they do.
         sinks: Where what is appended goes as well, once it is written.
     """
 
-    def __init__(self, path: Path, rank: int, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rank: int,
+        shards: Shards | None = None,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
         self.path = path
         self.writes = rank == 0
         self._rank = rank
+        self._shards = shards
         self._run: Run | None = None
         self._before: set[Path] = set()
         self._feed = Feed(sinks)
@@ -125,9 +135,15 @@ class Writer:
         return notes.get("failed_probes", {})
 
     def checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Keep weights and buffers."""
-        if self.writes:
-            self.run.write_checkpoint(step, state)
+        """Keep weights and buffers; sharded ones are gathered, and written, one at a time."""
+        if (shards := self._shards) is None:
+            if self.writes:
+                self.run.write_checkpoint(step, state)
+        elif self.writes:
+            self.run.write_checkpoint(step, state, lambda name: shards.gather(state[name]))
+        else:
+            for name in layout(state):
+                shards.gather(state[name])
 
     def append(self, datasets: Iterable[tuple[str, xr.Dataset]]) -> None:
         """Add measurements to those under their keys."""
@@ -138,6 +154,11 @@ class Writer:
                     self._feed.take(key, dataset)
         finally:
             self._feed.send()
+
+    def note(self, **notes: Any) -> None:
+        """Note facts in the manifest."""
+        if self.writes:
+            self.run.note(**notes)
 
     def note_failures(self, failures: Mapping[str, Any]) -> None:
         """Note the probes that failed, where that is news."""

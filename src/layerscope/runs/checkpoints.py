@@ -8,75 +8,59 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 import xxhash
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError, unknown
 from layerscope.runs.files import check_readable, replacing
+from layerscope.runs.streaming import check, checksum, stream
 
 CHECKS = "layerscope.xxh3"
-"""Name in the metadata of what `_checks` returns, as JSON."""
+"""Name in the metadata of the checksums of every tensor, and of the metadata, as JSON."""
 _METADATA = ""  # no tensor has this name
 RESTORE = "Restore it from a copy, go on without it, or record the run again."
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
     """Write tensors to a safetensors file that is whole or absent; shared memory is written twice.
+
+    One tensor at a time is copied, where it does not lie contiguous on the CPU.
+
+    Args:
+        path: The file.
+        tensors: Tensors by name.
+        metadata: Texts beside them.
+        read: Gives the values of one tensor, asked once for each in the order of
+            `layerscope.runs.streaming.layout`; by default they are those in ``tensors``, of which
+            only types and shapes are looked at otherwise.
 
     Raises:
         LayerscopeError: The folder cannot be written, or the file format has no such tensors.
     """
-    plain, text = _apart(tensors), dict(metadata or {})
-    text[CHECKS] = json.dumps(_checks(plain, text))
-    with replacing(path) as temporary:
-        try:
-            save_file(plain, temporary, text)
-        except SafetensorError as error:
-            raise OSError(f"{error}") from error
-        except KeyError as error:  # how safetensors refuses a type
-            raise LayerscopeError(
-                f"cannot write {path}: safetensors has no type {error}.", "Convert the tensor."
-            ) from error
+    check(tensors)
+    text = dict(metadata or {})
+    own = {_METADATA: _metadata_sum(text)}
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        stream(
+            file,
+            tensors,
+            read or tensors.__getitem__,
+            lambda sums: {**text, CHECKS: json.dumps({**sums, **own})},
+        )
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, none of which lives in the memory of another."""
-    plain: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided:
-            raise LayerscopeError(
-                f"tensor {name!r} is sparse ({tensor.layout}) and cannot be written.",
-                "Keep it dense: tensor.to_dense().",
-            )
-        found = tensor.detach().cpu().contiguous()
-        if found.untyped_storage().data_ptr() in storages:
-            found = found.clone()
-        storages.add(found.untyped_storage().data_ptr())
-        plain[name] = found
-    return plain
-
-
-def _checks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, int]:
-    """Checksum of every tensor by name, and of the metadata."""
-    return {name: _checksum(tensor) for name, tensor in tensors.items()} | {
-        _METADATA: xxhash.xxh3_64_intdigest(json.dumps(dict(metadata), sort_keys=True).encode())
-    }
-
-
-def _checksum(tensor: Tensor) -> int:
-    """XXH3 (64 bits) of type, shape and bytes of a contiguous tensor on the CPU."""
-    found = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    found.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return found.intdigest()
+def _metadata_sum(metadata: Mapping[str, str]) -> int:
+    return xxhash.xxh3_64_intdigest(json.dumps(dict(metadata), sort_keys=True).encode())
 
 
 TYPES = {
@@ -162,7 +146,7 @@ class Tensors(LazyTensors):
             raise self._damaged("its checksums cannot be read") from error
         if {*sums} != {_METADATA, *self._names}:
             raise self._damaged("it has other tensors than were written")
-        if sums[_METADATA] != _checks({}, self._metadata)[_METADATA]:
+        if sums[_METADATA] != _metadata_sum(self._metadata):
             raise self._damaged("its metadata are not those that were written")
         return sums
 
@@ -193,7 +177,7 @@ class Tensors(LazyTensors):
             tensor = self._file.get_tensor(name)
         except Exception as error:  # safetensors knows types that torch does not, and the reverse
             raise self._damaged(f"{name!r} cannot be read: {error}") from error
-        if self._sums is not None and self._sums[name] != _checksum(tensor):
+        if self._sums is not None and self._sums[name] != checksum(tensor):
             raise self._damaged(f"the values of {name!r} are not those that were written")
         # Not the mapped file itself: how it lies in there decides the last bits of a sum.
         return tensor.to(self._device, copy=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +337,14 @@ class Run:
         lost = {*self.manifest.get("checkpoints", ())} - {*self.steps}
         gone = sorted(lost | {step for step, path in self._references.items() if is_gone(path)})
         sentence = f"the checkpoints at {_some(gone)} are gone" if gone else ""
+        if self.keeps_none and self.status != "running":
+            sentence = "it kept no checkpoints, so that only what was measured live is there"
         return "; ".join(part for part in (self._end_missing, sentence) if part)
+
+    @property
+    def keeps_none(self) -> bool:
+        """Whether it was recorded without any checkpoint, on purpose, and has none."""
+        return bool(self.manifest["notes"].get("keeps_none")) and not self.steps
 
     @property
     def _end_missing(self) -> str:
@@ -464,6 +471,8 @@ class Run:
                 another step, run or model; or the run refers to a file that is gone or was changed.
         """
         path, mark = self._checkpoint_path(step), self.mark | {"step": str(step)}
+        if self.keeps_none:
+            raise self.without_checkpoints()
         if path.exists():
             own = tensors = Tensors(path, device)
             check_mark(own, mark)
@@ -472,15 +481,30 @@ class Run:
         else:
             raise LayerscopeError(
                 f"{self.path} has no checkpoint at step {step}.",
-                f"It has {_some(self.steps)}.",
+                f"It has {_some(self.steps) if self.steps else 'none'}.",
             )
         shapes = {k: v for layer in self.layers for k, v in layer.parameters.items()}
         check_parameters(tensors, shapes, self.manifest.get("kinds"))
         return tensors
 
-    def write_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep weights and buffers at one step."""
-        write_tensors(self._checkpoint_path(step), tensors, {"step": str(step), **self.mark})
+    def without_checkpoints(self) -> LayerscopeError:
+        """The error where checkpoints are asked for and none were kept."""
+        return LayerscopeError(
+            f"{self.path} was recorded with checkpoints=never() and has none.",
+            "What was measured while it trained is there, run.results(key); for anything else make "
+            "a run of the checkpoints that the trainer kept: Run.from_checkpoints(path, {0: ..., "
+            "...}, model).",
+        )
+
+    def write_checkpoint(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        read: Callable[[str], Tensor] | None = None,
+    ) -> None:
+        """Keep weights and buffers at one step; ``read`` gives their values one at a time."""
+        text = {"step": str(step), **self.mark}
+        write_tensors(self._checkpoint_path(step), tensors, text, read)
         self._written.add(step)
         if "kinds" not in self.manifest:
             self.manifest["kinds"] = kinds(tensors, self.layers.parameter_names)

@@ -234,7 +234,7 @@ def _recorder(
         task=made.task,
         batch=made.batch,
         probes=watched,
-        checkpoints=schedule.parse(config.checkpoints),
+        checkpoints=_checkpoints(config),
         measure=measure,
         layers=_layers(config, made),
         steps_per_epoch=rate.steps_per_epoch,
@@ -248,6 +248,17 @@ def _recorder(
         resume=existing is not None,
         sinks=sinks,
     )
+
+
+def _checkpoints(config: RunConfig) -> schedule.Schedule:
+    found = schedule.parse(config.checkpoints)
+    if found.empty:
+        raise LayerscopeError(
+            f"checkpoints is {config.checkpoints!r}, and runs that are trained here are measured "
+            "from their checkpoints.",
+            'Use "at(0)", which keeps the start and the end.',
+        )
+    return found
 
 
 def _random_times(
