@@ -22,5 +22,6 @@ for _ in range(20):
     optimizer.step()
 
 recorder.close()
-torch.save(model.state_dict(), f"fsdp2-{dist.get_rank()}.pt")
+own = {name: parameter.to_local() for name, parameter in model.named_parameters()}
+torch.save(own, f"fsdp2-{dist.get_rank()}.pt")
 dist.destroy_process_group()

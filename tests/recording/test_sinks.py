@@ -165,7 +165,7 @@ def test_an_interrupted_run_has_no_figures_and_says_so(tmp_path):
 def test_a_run_that_cannot_begin_leaves_no_sink_open(tmp_path, monkeypatch):
     sink = Memory()
 
-    def broken(*_):
+    def broken(**_):
         raise ZeroDivisionError
 
     recorder = Recorder(FCN.model(), **options(tmp_path / "a", sink))
