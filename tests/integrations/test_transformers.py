@@ -146,6 +146,34 @@ def test_a_training_that_resumes_goes_on_with_the_run(tmp_path):
             np.testing.assert_array_equal(values, expected.results(key)[name])
 
 
+def test_the_checkpoints_of_the_trainer_are_referred_to(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    one = trainer(tmp_path / "out", [callback(tmp_path / "run", refer=True)], **options)
+    one.train()
+    run = Run.open(tmp_path / "run")
+    assert (run.status, run.steps, run.missing) == ("complete", [2, 4, 6], "")
+    assert not list((tmp_path / "run").rglob("checkpoints/*.safetensors"))
+    live = run.results("weight_change")["change"]
+    found = measure(WeightChange(), run)["change"]
+    assert found["layer"].values.tolist() == live["layer"].values.tolist()
+    assert bool((found > 0).all())
+    weights, last = state(one), run.checkpoint(6)
+    assert all(torch.equal(last[name], weights[name]) for name in last)
+
+
+def test_a_checkpoint_that_cannot_be_referred_to_does_not_end_the_training(tmp_path, caplog):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+
+    class Odd(LayerscopeCallback):
+        def on_save(self, args, state, control, **kwargs):
+            (tmp_path / "out" / "checkpoint-2" / "model.safetensors").write_bytes(b"no")
+            super().on_save(args, state, control, **kwargs)
+
+    trainer(tmp_path / "out", [Odd(tmp_path / "run", refer=True)], **options).train()
+    assert Run.open(tmp_path / "run").status == "complete"
+    assert "is not referred to" in caplog.text
+
+
 def test_a_mistyped_argument_is_found_before_training(tmp_path):
     with pytest.raises(LayerscopeError, match="mesure") as error:
         LayerscopeCallback(tmp_path / "run", mesure=every(1))

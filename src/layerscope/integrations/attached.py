@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from layerscope.networks.task import Task
 from layerscope.recording.numbers import RESERVED
 from layerscope.recording.recorder import Recorder
 
+_log = logging.getLogger(__name__)
 FOUND = ("model", "path", "optimizer", "steps_per_epoch", "metadata", "resume")
 """Arguments of a recorder that a trainer answers."""
 
@@ -108,6 +110,13 @@ class Attached:
         """
         numbers = {k.replace("/", "."): float(v) for k, v in values.items() if is_number(v)}
         self.recorder.log(**{k: v for k, v in numbers.items() if k not in RESERVED})
+
+    def refer(self, checkpoint: Path) -> None:
+        """Refer to weights that the trainer has kept; where that fails the training goes on."""
+        try:
+            self.recorder.refer(checkpoint)
+        except LayerscopeError as error:
+            _log.warning("%s is not referred to: %s", checkpoint, error.message)
 
     def end(self, error: BaseException | None = None) -> None:
         """Close the recorder, if there is one that is open."""

@@ -9,6 +9,7 @@ from layerscope.integrations.attached import Attached, steps_in_epoch
 from layerscope.integrations.libraries import missing
 from layerscope.networks.task import Task
 from layerscope.recording.recorder import Recorder
+from layerscope.schedule import never
 
 try:
     from transformers import TrainerCallback
@@ -35,6 +36,9 @@ class LayerscopeCallback(TrainerCallback):
         batch: The fixed batch for probes that evaluate the model; by default the first one of the
             training data, see `layerscope.integrations.first_batch.first_batch`.
         task: What a batch means, e.g. ``Task.language_model()``.
+        refer: Keep no weights, and refer to the checkpoints that the trainer keeps, where they
+            lie: those that it deletes (``save_total_limit``) are gone. The last step has one only
+            if the trainer saves it.
         options: Further arguments of `layerscope.Recorder`: ``probes``, ``measure``,
             ``checkpoints``, ``layers``, ...
 
@@ -43,8 +47,17 @@ class LayerscopeCallback(TrainerCallback):
     """
 
     def __init__(
-        self, path: str | Path, *, batch: Any = None, task: Task | None = None, **options: Any
+        self,
+        path: str | Path,
+        *,
+        batch: Any = None,
+        task: Task | None = None,
+        refer: bool = False,
+        **options: Any,
     ) -> None:
+        if refer:
+            options.setdefault("checkpoints", never())
+        self._refer = refer
         self._attached = Attached(path, batch, task, options)
 
     @property
@@ -83,6 +96,11 @@ class LayerscopeCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep the numbers that the trainer logs."""
         self._attached.log(logs or {})
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refer to what the trainer has just kept."""
+        if self._refer:
+            self._attached.refer(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the recorder."""

@@ -302,6 +302,20 @@ class Recorder:
         if self._takes_part:
             self._scalars.log(self.current_step, values)
 
+    def refer(self, checkpoint: str | Path, key: str | None = None) -> None:
+        """Refer to weights that somebody else has just kept, instead of keeping them again.
+
+        Args:
+            checkpoint: A file or folder of any format that `Run.from_checkpoints` takes, of the
+                weights at this step.
+            key: Where in it the weights are.
+
+        Raises:
+            LayerscopeError: It is missing or damaged, asks for code, or is of another model.
+        """
+        if self._open and self._writer.writes:
+            self.run.refer(self.current_step, checkpoint, key)
+
     def latest(self, probe: Probe) -> Mapping[str, Tensor]:
         """What a probe measured at this step, e.g. ``recorder.latest(WeightChange())["change"]``.
 

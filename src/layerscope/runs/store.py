@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 import xarray as xr
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from layerscope.catalogue import Entry
@@ -37,15 +36,13 @@ from layerscope.networks.layers import LayerMap
 from layerscope.networks.names import unwrap
 from layerscope.runs.checkpoints import (
     LazyTensors,
-    Tensors,
-    check_mark,
     check_parameters,
     kinds,
-    write_tensors,
 )
 from layerscope.runs.environment import describe, now
-from layerscope.runs.files import check_name, check_writable, remove_temporaries
+from layerscope.runs.files import check_name
 from layerscope.runs.fixed_batch import read_batch, write_batch
+from layerscope.runs.locking import RunLock
 from layerscope.runs.manifest import (
     FORMAT_VERSION,
     Status,
@@ -57,7 +54,7 @@ from layerscope.runs.manifest import (
 from layerscope.runs.results import compact, read_parts, write_dataset, write_part
 from layerscope.runs.sources.fitting import load
 from layerscope.runs.sources.gathering import Checkpoints, Gathered, gather, open_source
-from layerscope.runs.sources.references import is_gone, open_reference, write_reference
+from layerscope.runs.weights import KeptWeights
 
 FIGURES = Entry("figures", "What a probe draws.", "layerscope.probes.figures", "figures")
 PLOT = Entry("plot", "The same, drawn.", "layerscope.probes.figures", "plot")
@@ -81,8 +78,8 @@ class Run:
         self.manifest = manifest
         with self._naming_manifest():
             self.layers = LayerMap.from_json(manifest["layers"])
-        self._lock = FileLock(path / ".lock")
-        self._written: set[int] = set()
+        self._lock = RunLock(path)
+        self._weights = KeptWeights(path / "checkpoints")
 
     @classmethod
     def create(
@@ -206,12 +203,23 @@ class Run:
                 places = member.fitted.places.items()
                 self.write_checkpoint(member.step, {own: state[name] for own, name in places})
                 continue
-            path = self._checkpoint_path(member.step).with_suffix(".json")
-            write_reference(path, member, self.manifest["id"])
-            self._written.add(member.step)
+            self._weights.refer(member, self.manifest["id"])
             if "kinds" not in self.manifest:
                 found_kinds = kinds(self.checkpoint(member.step), self.layers.parameter_names)
                 self.manifest["kinds"] = found_kinds
+
+    def refer(self, step: int, checkpoint: str | Path, key: str | None = None) -> None:
+        """Refer to a checkpoint that somebody else keeps, as `from_checkpoints` does.
+
+        Args:
+            step: Its step.
+            checkpoint: The file or folder.
+            key: Where in it the weights are.
+
+        Raises:
+            LayerscopeError: It is missing or damaged, asks for code, or is of another model.
+        """
+        self._take(gather({step: checkpoint}, None, self.layers, key), copy=False)
 
     def _discard(self, whole: bool) -> None:
         """Remove what `create` and `write_checkpoint` made, or the folder as a whole."""
@@ -300,42 +308,19 @@ class Run:
         Raises:
             LayerscopeError: Another process is recording this run.
         """
-        check_writable(self.path)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise LayerscopeError(
-                f"another process is recording {self.path}.", "Wait for it, or choose a new folder."
-            ) from error
-        except OSError as error:
-            raise LayerscopeError(
-                f"cannot lock {self.path / '.lock'}: {error.strerror or error}.",
-                "Remove what is in the place of this file.",
-            ) from error
-        remove_temporaries(self.path)
-
-    def _is_recording(self) -> bool:
-        if self._lock.is_locked:
-            return True
-        try:
-            with self._lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that cannot be written has no recorder
-            return False
+        self._lock.acquire()
 
     @property
     def status(self) -> Status:
         """``running``, ``complete``, ``interrupted`` (crashed ones included) or ``diverged``."""
         status = self.manifest["status"]
-        return "interrupted" if status == "running" and not self._is_recording() else status
+        return "interrupted" if status == "running" and not self._lock.is_held else status
 
     @property
     def missing(self) -> str:
         """What a run lacks, as a sentence: its end, or checkpoints; empty if nothing."""
         lost = {*self.manifest.get("checkpoints", ())} - {*self.steps}
-        gone = sorted(lost | {step for step, path in self._references.items() if is_gone(path)})
+        gone = sorted(lost | self._weights.gone)
         sentence = f"the checkpoints at {_some(gone)} are gone" if gone else ""
         if self.keeps_none and self.status != "running":
             sentence = "it kept no checkpoints, so that only what was measured live is there"
@@ -381,7 +366,7 @@ class Run:
             LayerscopeError: A note that reports calculate with is of another type, e.g. a text for
                 ``test_error``.
         """
-        known = {*self.manifest.get("checkpoints", ()), *self._written, *self.steps}
+        known = {*self.manifest.get("checkpoints", ()), *self._weights.written, *self.steps}
         changed = self.manifest | {"notes": self.manifest["notes"] | notes}
         changed["checkpoints"] = sorted(known)
         if status is not None:
@@ -445,18 +430,7 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Steps of all checkpoints, ascending; 0 is the initialisation."""
-        return sorted({*self._files("safetensors"), *self._references})
-
-    @property
-    def _references(self) -> dict[int, Path]:
-        """The checkpoints that are elsewhere, each with the file that says where."""
-        held = self._files("safetensors")
-        return {step: path for step, path in self._files("json").items() if step not in held}
-
-    def _files(self, suffix: str) -> dict[int, Path]:
-        paths = (self.path / "checkpoints").glob(f"[!.]*.{suffix}")
-        names = {path.stem: path for path in paths if path.stem.isdecimal()}
-        return {int(s): path for s, path in names.items() if s == f"{int(s):09d}"}
+        return self._weights.steps
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -470,15 +444,9 @@ class Run:
             LayerscopeError: There is no checkpoint at this step, or its file is damaged, or of
                 another step, run or model; or the run refers to a file that is gone or was changed.
         """
-        path, mark = self._checkpoint_path(step), self.mark | {"step": str(step)}
         if self.keeps_none:
             raise self.without_checkpoints()
-        if path.exists():
-            own = tensors = Tensors(path, device)
-            check_mark(own, mark)
-        elif (elsewhere := path.with_suffix(".json")).exists():
-            tensors = open_reference(elsewhere, mark, device)
-        else:
+        if (tensors := self._weights.read(step, self.mark, device)) is None:
             raise LayerscopeError(
                 f"{self.path} has no checkpoint at step {step}.",
                 f"It has {_some(self.steps) if self.steps else 'none'}.",
@@ -503,9 +471,7 @@ class Run:
         read: Callable[[str], Tensor] | None = None,
     ) -> None:
         """Keep weights and buffers at one step; ``read`` gives their values one at a time."""
-        text = {"step": str(step), **self.mark}
-        write_tensors(self._checkpoint_path(step), tensors, text, read)
-        self._written.add(step)
+        self._weights.write(step, tensors, self.mark, read)
         if "kinds" not in self.manifest:
             self.manifest["kinds"] = kinds(tensors, self.layers.parameter_names)
 
@@ -529,9 +495,6 @@ class Run:
             what = f"the checkpoints of {self.path} do not fit {type(model).__name__}"
             raise LayerscopeError(f"{what}: {error.message}", error.remedy) from error
         return model
-
-    def _checkpoint_path(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"{step:09d}.safetensors"
 
     # Results
 
