@@ -22,6 +22,7 @@ from layerscope.probes.parts import Keep
 from layerscope.recording import at_exit, watching
 from layerscope.recording.clock import Clock, Optimizers
 from layerscope.recording.numbers import Scalars
+from layerscope.recording.resuming import no_resuming, state_of, take_up
 from layerscope.recording.sinks import Sink
 from layerscope.recording.together import Together, shards_of
 from layerscope.recording.weights import Live, misfits, refuse_misfits
@@ -129,7 +130,7 @@ class Recorder:
         self.path = Path(path)
         self._shards = shards_of(self.model)
         if self._shards is not None and resume:
-            raise _no_resuming()
+            raise no_resuming()
         self._together = Together(self._shards)
         forward = task.forward if task is not None else None
         # A sharded model runs on all processes at once, and not for us alone.
@@ -459,24 +460,14 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed recorder needs beyond the checkpoints: call after `flush`.
 
+        Weights in it are those that the recorder holds and changes; copy what is to be kept.
+
         Raises:
             LayerscopeError: The parameters are sharded.
         """
         if self._shards is not None:
-            raise _no_resuming()
-        previous = [p.weights or {} for p in self._observer.previous.values()]
-        return {
-            "step": self.current_step,
-            "loss_sum": float(self._scalars.total),
-            "loss_count": self._scalars.count,
-            "previous": previous,
-            "samples": self._samples,
-        }
-
-    @property
-    def _samples(self) -> list[str]:
-        """Which entries the weights that are kept are."""
-        return [part.text for _, part in self._observer.previous]
+            raise no_resuming()
+        return state_of(self._observer, self._scalars, self.current_step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken.
@@ -484,28 +475,5 @@ class Recorder:
         Raises:
             LayerscopeError: This recorder has other probes or schedules.
         """
-        kept = [set(weights or ()) for weights in state["previous"]]
-        names = [set(previous.names) for previous in self._observer.previous.values()]
-        # Nothing is kept where nothing was measured yet.
-        if (
-            len(kept) != len(names)
-            or any(k and k != n for k, n in zip(kept, names, strict=True))
-            or state.get("samples", [""] * len(kept)) != self._samples
-        ):
-            raise LayerscopeError(
-                f"{self.path} was recorded with other probes.",
-                "Resume with the same probes and schedules; measure others afterwards.",
-            )
+        take_up(self._observer, self._scalars, state, self.path)
         self.current_step = state["step"]
-        self._scalars.total, self._scalars.count = state["loss_sum"], state["loss_count"]
-        pairs = zip(self._observer.previous.values(), state["previous"], strict=True)
-        for previous, weights in pairs:
-            previous.weights = weights or None
-
-
-def _no_resuming() -> LayerscopeError:
-    return LayerscopeError(
-        "a recorder of sharded parameters keeps no state to resume from.",
-        "Record a new run from here on, in another folder, and compare it with the first: what "
-        "is measured counts from where it starts.",
-    )
