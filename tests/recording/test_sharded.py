@@ -57,11 +57,18 @@ def check_numbers(run, probes):
             np.testing.assert_allclose(live[name], offline[name], rtol=rtol, atol=0)
 
 
-@pytest.mark.parametrize("way", ["fsdp", "hsdp", "tensor"])
+SLOW = pytest.mark.slow
+"""All need what two processes have found, which takes ten seconds; one way is always checked."""
+
+
+@pytest.mark.parametrize(
+    "way", ["fsdp", pytest.param("hsdp", marks=SLOW), pytest.param("tensor", marks=SLOW)]
+)
 def test_numbers_checkpoints_and_weights_are_those_of_one_process(folder, found, way):
     check(folder, found, way)
 
 
+@SLOW
 def test_half_precision_is_summed_and_gathered_too(folder, found):
     run = Run.open(folder / "half")
     assert run.checkpoint(STEPS)["first.weight"].dtype == torch.bfloat16
@@ -75,12 +82,14 @@ def test_so_they_are_on_meshes_of_two_dimensions(tmp_path):
         check(tmp_path / "runs", found, way)
 
 
+@SLOW
 def test_layers_have_the_shapes_and_kinds_of_the_whole_model(folder, found):
     layers = Run.open(folder / "fsdp").layers
     assert layers["first"].parameters == {"first.weight": (5, 7), "first.bias": (5,)}
     assert found[1]["fsdp"]["kinds"] == ["Linear", "LayerNorm", "Linear", "Linear"]
 
 
+@SLOW
 def test_under_ddp_the_first_process_records(folder, found):
     for one in (each["ddp"] for each in found):
         assert all(torch.equal(one["recorded"][name], v) for name, v in one["bare"].items())
@@ -93,6 +102,7 @@ def test_under_ddp_the_first_process_records(folder, found):
     )
 
 
+@SLOW
 def test_a_full_disk_of_the_first_is_an_error_of_all(folder, found):
     first, second = (each["disk"] for each in found)
     assert first.startswith("LayerscopeError: cannot write")
@@ -102,6 +112,7 @@ def test_a_full_disk_of_the_first_is_an_error_of_all(folder, found):
     assert (run.status, run.steps) == ("interrupted", [0, 1])
 
 
+@SLOW
 def test_a_loss_that_is_no_number_on_one_is_divergence_on_all(folder, found):
     first, second = (each["loss"] for each in found)
     assert second.startswith("DivergedError: the loss is not finite at step 3")
@@ -109,12 +120,14 @@ def test_a_loss_that_is_no_number_on_one_is_divergence_on_all(folder, found):
     assert Run.open(folder / "loss").status == "diverged"
 
 
+@SLOW
 def test_a_probe_that_fails_on_one_keeps_nobody_waiting(found):
     first, second = (each["fragile"] for each in found)
     assert "fragile failed at step 2: MemoryError: out of memory" in second
     assert "fragile failed at step 2: the process of rank 1 failed" in first
 
 
+@SLOW
 def test_a_folder_that_holds_a_run_is_an_error_of_all(found):
     first, second = (each["taken"] for each in found)
     assert "already holds a run" in first
@@ -122,17 +135,20 @@ def test_a_folder_that_holds_a_run_is_an_error_of_all(found):
     assert "already holds a run" in second
 
 
+@SLOW
 def test_the_largest_is_no_number_where_one_is_none(found):
     for one in found:
         np.testing.assert_array_equal(one["largest"], [2.0, np.nan, np.inf, np.nan])
 
 
+@SLOW
 def test_parameters_that_are_gathered_are_not_measured(found):
     for one in found:
         assert "is gathered at this moment" in one["gathered"]
         assert "model.reshard()" in one["gathered"]
 
 
+@SLOW
 def test_what_is_compared_with_may_be_kept_elsewhere(folder, found):
     kept, all_of_it = Run.open(folder / "kept"), Run.open(folder / "fsdp")
     assert kept.steps == []
@@ -142,6 +158,7 @@ def test_what_is_compared_with_may_be_kept_elsewhere(folder, found):
     assert 0 < np.abs(values["change"] / exact.values - 1).max() < 0.1
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("case", "says"),
     [

@@ -32,7 +32,7 @@ from layerscope.recording.recorder import Recorder
 from layerscope.recording.sinks import Sink
 from layerscope.runs.files import check_writable
 from layerscope.runs.manifest import frozen_after
-from layerscope.runs.resume import load_state, set_random_state
+from layerscope.runs.resume import FILE, load_state, set_random_state
 from layerscope.runs.store import Run
 from layerscope.training.freezing import CRITERION, Freezer, reference_run, shuffled
 from layerscope.training.keeping import TURN, Keeper, existing_run, note_outcome
@@ -170,7 +170,7 @@ def train(
     random_state = None
     if existing is not None:
         recorder_state, random_state = load_state(path, made.model, optimizer)
-        recorder.load_state_dict(recorder_state)
+        _take_up(recorder, recorder_state, path)
     with recorder:
         if existing is not None:
             rate.resume(recorder.run, recorder.current_step)
@@ -195,6 +195,18 @@ def train(
         recorder.log(**outcome)
         note_outcome(recorder.run, made, config, outcome)
     return recorder.run
+
+
+def _take_up(recorder: Recorder, state: Mapping[str, Any], path: Path) -> None:
+    """Let a recorder go on where its state was written.
+
+    Raises:
+        LayerscopeError: It was written with other probes; the file is named.
+    """
+    try:
+        recorder.load_state_dict(state)
+    except LayerscopeError as error:
+        raise LayerscopeError(f"{path / FILE}: {error.message}", error.remedy) from error
 
 
 def _watched(
