@@ -23,8 +23,12 @@ from layerscope.probes.datasets import assemble, with_reasons
 from layerscope.probes.given import Given, blamed, check_needs
 from layerscope.probes.kept import Identity, identity
 from layerscope.probes.observer import Observer, Watch
+from layerscope.runs.memory import give_back
 from layerscope.runs.store import Run
 from layerscope.schedule import every
+
+GIVE_BACK = 10
+"""Checkpoints after which freed memory is returned; after each one it costs a quarter more time."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class Call:
                     observer.leave_out(one, step, error)
                 return
             observer.observe(step, now, observer.active)
+            if done % GIVE_BACK == 0:
+                give_back()
             advance(done, len(self.steps))
 
     def _read(self, names: Sequence[str] | None, lazy: bool, step: int) -> Mapping[str, Tensor]:
