@@ -142,7 +142,7 @@ class Tensors(LazyTensors):
         try:
             found = json.loads(text)
             sums = {str(name): int(value) for name, value in found.items()}
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise self._damaged("its checksums cannot be read") from error
         if {*sums} != {_METADATA, *self._names}:
             raise self._damaged("it has other tensors than were written")

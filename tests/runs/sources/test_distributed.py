@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from layerscope.probes import DistanceFromInitialisation, WeightChange, measure_all
+from layerscope.runs.sources.descriptions import RefusedError
+from layerscope.runs.sources.distributed import Chunk, _check_tiling
 from layerscope.runs.store import Run
 
 
@@ -70,3 +73,30 @@ def test_shards_of_two_processes_are_the_whole_model(tmp_path):
     found, expected = measure_all(probes, run), measure_all(probes, memory)
     assert all(found[probe.key].equals(expected[probe.key]) for probe in probes)
     assert float(found["weight_change"]["change"].min()) > 0
+
+
+CHUNKS = {
+    "along the first": ([((0, 0), (3, 4)), ((3, 0), (2, 4))], (5, 4), False),
+    "a grid": (
+        [((0, 0), (2, 2)), ((0, 2), (2, 2)), ((2, 0), (3, 2)), ((2, 2), (3, 2))],
+        (5, 4),
+        False,
+    ),
+    "the same twice": ([((0,), (10,)), ((0,), (10,))], (20,), True),
+    "shifted": ([((0, 0), (2, 4)), ((1, 0), (2, 4))], (4, 4), True),
+    "across": ([((0, 0), (4, 2)), ((0, 1), (4, 2))], (4, 4), True),
+    "one number twice": ([((), ()), ((), ())], (), True),
+}
+
+
+@pytest.mark.parametrize(("places", "size", "refused"), CHUNKS.values(), ids=CHUNKS)
+def test_chunks_make_up_a_tensor_or_are_refused(places, size, refused):
+    chunks = [Chunk(o, n, "__0_0.distcp", 100 * i, 10) for i, (o, n) in enumerate(places)]
+    with pytest.raises(RefusedError) if refused else nullcontext():
+        _check_tiling("w", size, chunks)
+
+
+def test_chunks_have_bytes_of_their_own():
+    chunks = [Chunk((i,), (1,), "__0_0.distcp", 0, 10) for i in range(2)]
+    with pytest.raises(RefusedError, match="overlap"):
+        _check_tiling("w", (2,), chunks)

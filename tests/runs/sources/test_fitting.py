@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,7 +12,7 @@ from torch import nn
 from layerscope.errors import LayerscopeError
 from layerscope.networks.names import named_state
 from layerscope.runs.sources import read_state_dict
-from layerscope.runs.sources.fitting import fit
+from layerscope.runs.sources.fitting import _equal, fit
 from layerscope.runs.store import Run
 
 # The weight of TIED is `output.weight`, which comes first, and `embedding.weight`.
@@ -247,3 +249,25 @@ def test_a_run_that_is_there_stays(tmp_path):
     with pytest.raises(LayerscopeError, match="already holds a run"):
         Run.from_checkpoints(tmp_path / "run", states, FCN.model())
     assert Run.open(tmp_path / "run").steps == [0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([nan, 1.0, inf], [nan, 1.0, inf], True),
+        ([0.0, -0.0], [-0.0, 0.0], True),
+        ([nan, 1.0], [0.0, 1.0], False),
+        ([inf, 1.0], [torch.finfo(torch.float32).max, 1.0], False),
+        ([1.0, 2.0], [1.0, 3.0], False),
+    ],
+)
+def test_tied_tensors_are_the_same_where_every_number_is(one, other, same):
+    state = {"a": torch.tensor(one), "b": torch.tensor(other)}
+    assert _equal(state, "a", "b") == same
+
+
+def test_tied_tensors_of_8_bits_are_compared():
+    numbers = torch.tensor([1.0, -0.0]).to(torch.float8_e4m3fn)
+    assert _equal({"a": numbers, "b": numbers.clone()}, "a", "b")
+    assert _equal({"a": numbers, "b": torch.tensor([1.0, 0.0]).to(torch.float8_e4m3fn)}, "a", "b")
+    assert not _equal({"a": numbers, "b": torch.tensor([2.0, 0.0]).to(numbers.dtype)}, "a", "b")

@@ -89,6 +89,12 @@ ABSURD = {
     "negative size": rebuilt([-4], [1]),
     "strides missing": rebuilt([2, 2], [1]),
     "claimed numbers": rebuilt([10**12], [1], numbers=10**12),
+    "as another type": rebuilt(
+        [4], [1], function="_rebuild_tensor_v3", more="ctorch\nfloat64\n(dVconj\nI00\ns"
+    ),
+    "endless stride": rebuilt([1], [2**70]),
+    "empty, and endless": rebuilt([0, 2**40, 2**40], [1, 1, 1]),
+    "many dimensions": rebuilt([1] * 70, [1] * 70),
     "conjugated": rebuilt([2], [1], more="(dVconj\nI01\ns"),
 }
 
@@ -121,6 +127,17 @@ PICKLES = {
     + b".",
     "changed class": b"ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.",
     "no end": b"\x80\x02]",
+    "deep key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
+    "endless key": b"\x80\x02})" + b"2\x86" * 40 + b"Ns.",
+    "endless member": b"\x80\x04\x8f()" + b"2\x86" * 40 + b"\x90.",
+    "endless frozen member": b"\x80\x04()" + b"2\x86" * 40 + b"\x91.",
+    "endless key of a dictionary": b"()" + b"2\x86" * 40 + b"Nd.",
+    "endless kind": b"(Vstorage\n]" + b"2\x86" * 40 + b"V0\nVcpu\nI4\ntQ.",
+    "copied without end": b"\x80\x02]("
+    + b"N" * 99
+    + b"eq\x00("
+    + b"ctorch\nSize\nh\x00\x85R" * 9
+    + b"l.",
     "endless line": b"c" + b"a" * 10**6,
 }
 

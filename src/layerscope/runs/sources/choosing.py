@@ -8,7 +8,7 @@ from typing import Any
 from layerscope.errors import LayerscopeError
 from layerscope.networks.discovery import preview
 from layerscope.runs.sources.contents import Entry
-from layerscope.runs.sources.descriptions import SAFE, Placeholder
+from layerscope.runs.sources.descriptions import SAFE, Placeholder, said
 
 DEEPEST = 3
 """Levels of dictionaries that are looked into."""
@@ -104,7 +104,8 @@ def _at(node: Any, key: str) -> Any:
 
 
 def _known(tree: Any) -> str:
-    names = [str(name) for name in tree] if isinstance(tree, Mapping) else []
+    keys = list(tree) if isinstance(tree, Mapping) else []
+    names = [key if isinstance(key, str) else said(key) for key in keys]
     return f"It has {preview(names, 8) or 'no entries'}."
 
 
@@ -112,10 +113,10 @@ def _called(value: Any) -> str:
     if isinstance(value, Entry):
         return "one tensor"
     if isinstance(value, Placeholder):
-        return f"an object of {value!r}, which is not built"
+        return f"an object of {said(value)}, which is not built"
     return f"a {type(value).__name__}"
 
 
 def is_extra(name: object) -> bool:
     """Whether a name of a state dict is that of a module's extra state, which is no weight."""
-    return str(name).rpartition(".")[2] == "_extra_state"
+    return isinstance(name, str) and name.rpartition(".")[2] == "_extra_state"

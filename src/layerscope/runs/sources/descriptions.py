@@ -31,6 +31,11 @@ STORAGES = {
     "torch.ComplexDoubleStorage": torch.complex128,
     "torch.storage.UntypedStorage": None,
 }
+_HASHED = (str, bytes, int, float, bool, type(None), torch.dtype)
+DIMENSIONS = 64
+"""Most dimensions of a tensor."""
+LONGEST = 2**63
+"""Beyond all sizes, offsets and strides, and all numbers of entries."""
 _PLAIN = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
 
 
@@ -56,6 +61,23 @@ class Placeholder:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def said(value: Any) -> str:
+    """A value of a pickle in a message: never written out, since it may be endless."""
+    return value.name[:80] if isinstance(value, Placeholder) else f"a {type(value).__name__}"
+
+
+def hashed(value: Any) -> Any:
+    """A key or member of a set, which is plain: hashing nested tuples may take for ever.
+
+    Raises:
+        RefusedError: It is something else than a text, a number, a name or a flat tuple of these.
+    """
+    parts = value if type(value) is tuple else (value,)
+    if not all(isinstance(part, (*_HASHED, Placeholder)) for part in parts):
+        raise RefusedError(f"it has {said(value)} as a key, which is no text or number")
+    return value
 
 
 class Storage(NamedTuple):
@@ -105,17 +127,16 @@ def _tensor(
 ) -> Any:
     """The description of a tensor, if it can be."""
     del requires_grad, hooks
-    numbers = [offset, *size, *stride]
-    if not isinstance(storage, Storage) or any(type(n) is not int or n < 0 for n in numbers):
+    whole = isinstance(storage, Storage) and type(offset) is int and 0 <= offset < LONGEST
+    if not whole or not is_shape(size) or not are_sizes(stride):
         raise RefusedError("a tensor has no proper storage, size or strides")
     dtype = storage.dtype if dtype is None else dtype
     if dtype is None or len(size) != len(stride):
         raise RefusedError("a tensor has no type, or other strides than dimensions")
     if isinstance(metadata, Mapping) and any(metadata.values()):
         return Placeholder("a conjugated or negated view")
-    held = storage.length
-    if storage.dtype is None:
-        held //= dtype.itemsize
+    width = 1 if storage.dtype is None else storage.dtype.itemsize
+    held = storage.length * width // dtype.itemsize
     count = math.prod(size)
     last = sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     extent = last + 1 if count else 0
@@ -144,7 +165,7 @@ def _of_class(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     del state
     if isinstance(kind, Placeholder) and kind.name in _PLAIN:
         return built(function, arguments)
-    return Placeholder(f"a tensor of the class {kind!r}")
+    return Placeholder(f"a tensor of the class {said(kind)}")
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -157,7 +178,21 @@ def _empty(*_: Any) -> dict[Any, Any]:
 
 
 def _size(values: Any = ()) -> tuple[Any, ...]:
+    if not are_sizes(values):
+        raise RefusedError("it has something else in the place of sizes")
     return tuple(values)
+
+
+def are_sizes(values: Any) -> bool:
+    """Whether these are a few whole numbers from 0 on, as sizes, offsets and strides are."""
+    if not isinstance(values, tuple | list) or len(values) > DIMENSIONS:
+        return False
+    return all(type(n) is int and 0 <= n < LONGEST for n in values)
+
+
+def is_shape(values: Any) -> bool:
+    """Whether these are sizes, also of what a tensor has along all but its empty dimensions."""
+    return are_sizes(values) and math.prod(max(n, 1) for n in values) < LONGEST
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {

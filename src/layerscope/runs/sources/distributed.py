@@ -20,7 +20,15 @@ from layerscope.errors import LayerscopeError
 from layerscope.runs.checkpoints import TYPES
 from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.descriptions import SAFE, Placeholder, RefusedError
+from layerscope.runs.sources.descriptions import (
+    SAFE,
+    Placeholder,
+    RefusedError,
+    are_sizes,
+    hashed,
+    is_shape,
+    said,
+)
 from layerscope.runs.sources.pickles import unpickle
 from layerscope.runs.sources.torch_files import open_archive
 
@@ -90,7 +98,7 @@ def _described(metadata: Any) -> tuple[dict[str, Entry], Mapping[str, Any]]:
     infos = {}
     for index, info in _mapping(state["storage_data"]).items():
         at = _state(index, "MetadataIndex")
-        infos[at["fqn"], at.get("offset")] = _state(info, "_StorageInfo")
+        infos[hashed(at["fqn"]), _offset(at.get("offset"))] = _state(info, "_StorageInfo")
     found: dict[str, Entry] = {}
     for name, value in _mapping(state["state_dict_metadata"]).items():
         if isinstance(value, Placeholder) and value.name.endswith(".TensorStorageMetadata"):
@@ -120,8 +128,14 @@ def _entry(name: str, state: Mapping[str, Any], infos: Mapping[Any, Any]) -> Ent
     return Entry(size, TYPES[dtype], (dtype, tuple(chunks)))
 
 
+def _offset(value: Any) -> tuple[int, ...] | None:
+    return None if value is None else _numbers(value)
+
+
 def _check_tiling(name: str, size: tuple[int, ...], chunks: list[Chunk]) -> None:
-    """Refuse chunks that do not make up a tensor exactly."""
+    """Refuse chunks that do not make up a tensor exactly: inside, as many numbers, none twice."""
+    if not is_shape(size):
+        raise RefusedError(f"{name!r} has more numbers than there can be")
     inside = all(
         len(c.offsets) == len(c.sizes) == len(size)
         and all(o + n <= whole for o, n, whole in zip(c.offsets, c.sizes, size, strict=True))
@@ -129,6 +143,32 @@ def _check_tiling(name: str, size: tuple[int, ...], chunks: list[Chunk]) -> None
     )
     if not inside or sum(math.prod(c.sizes) for c in chunks) != math.prod(size):
         raise RefusedError(f"the chunks of {name!r} do not make up its shape {size}")
+    held = [chunk for chunk in chunks if math.prod(chunk.sizes)]
+    if len({(c.file, c.start) for c in held}) != len(held) or _overlap(held):
+        raise RefusedError(f"chunks of {name!r} overlap")
+
+
+def _overlap(chunks: list[Chunk]) -> bool:
+    """Whether two chunks have a place in common: by a sweep along the dimension that parts most."""
+    if len(chunks) < 2:
+        return False
+    dims = range(len(chunks[0].offsets))
+    along = max(dims, key=lambda d: len({c.offsets[d] for c in chunks}), default=None)
+    if along is None:  # numbers without dimensions, several of them
+        return True
+    open_: list[Chunk] = []
+    for chunk in sorted(chunks, key=lambda c: c.offsets[along]):
+        start = chunk.offsets[along]
+        open_ = [c for c in open_ if c.offsets[along] + c.sizes[along] > start]
+        if any(_meet(chunk, other) for other in open_):
+            return True
+        open_.append(chunk)
+    return False
+
+
+def _meet(a: Chunk, b: Chunk) -> bool:
+    sides = zip(a.offsets, a.sizes, b.offsets, b.sizes, strict=True)
+    return all(x < y + m and y < x + n for x, n, y, m in sides)
 
 
 def _check_places(folder: Path, name: str, entry: Entry, sizes: Mapping[str, int]) -> None:
@@ -148,6 +188,8 @@ def _nested(entries: Mapping[str, Entry], paths: Mapping[str, Any]) -> dict[str,
     for name, entry in entries.items():
         path = paths.get(name, (name,))
         node = tree
+        if type(path) is not tuple or not path or any(type(p) not in (str, int) for p in path):
+            raise RefusedError(f"it has {said(path)} in the place of names")
         for part in path[:-1]:
             node = _mapping(node.setdefault(str(part), {}))
         node[str(path[-1])] = entry
@@ -172,7 +214,7 @@ def _chunk(folder: Path, chunk: Chunk, dtype: str) -> Tensor:
     archive = open_archive(path, chunk.start, chunk.length)
     held = archive.tree
     if not isinstance(held, Entry) or (held.shape, held.dtype) != (chunk.sizes, dtype):
-        found = f"a tensor of {held.shape}" if isinstance(held, Entry) else repr(held)[:80]
+        found = f"a tensor of {held.shape}" if isinstance(held, Entry) else said(held)
         raise LayerscopeError(
             f"{path} holds {found} where {METADATA} has a tensor of {chunk.sizes}.",
             f"{AGAIN} Nothing of it was run.",
@@ -182,7 +224,7 @@ def _chunk(folder: Path, chunk: Chunk, dtype: str) -> Tensor:
 
 def _state(value: Any, kind: str) -> Mapping[str, Any]:
     if not isinstance(value, Placeholder) or value.name.rpartition(".")[2] != kind:
-        raise RefusedError(f"it has {value!r} in the place of {kind}")
+        raise RefusedError(f"it has {said(value)} in the place of {kind}")
     return value.state if value.state is not None else {}
 
 
@@ -193,6 +235,6 @@ def _mapping(value: Any) -> dict[Any, Any]:
 
 
 def _numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or any(type(n) is not int or n < 0 for n in values):
+    if not isinstance(values, tuple) or not are_sizes(values):
         raise RefusedError("it has something else in the place of sizes")
     return values

@@ -251,7 +251,7 @@ def _layers(found: Opened, fit: Fitted) -> LayerMap:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sorts names so that 2 comes before 10."""
     parts = re.split(r"(\d+)", name)
-    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
+    return [(1, len(n := p.lstrip("0")), n) if p.isdecimal() else (0, 0, p) for p in parts]
 
 
 def _check_same(

@@ -25,6 +25,8 @@ from layerscope.runs.sources.descriptions import (
     RefusedError,
     Storage,
     built,
+    hashed,
+    said,
 )
 
 MOST = 2**28
@@ -129,7 +131,7 @@ class _Reader(pickle._Unpickler):
         word, kind, key, _, length, *view = pid
         known = isinstance(kind, Placeholder) and kind.name in STORAGES
         if word != "storage" or not known or any(part is not None for part in view):
-            raise RefusedError(f"it has a storage of the unknown kind {kind!r}")
+            raise RefusedError(f"it has a storage of the unknown kind {said(kind)}")
         if type(key) is not str or type(length) is not int or length < 0:
             raise RefusedError("a storage has no proper name or length")
         found = Storage(key, STORAGES[kind.name], length)
@@ -166,7 +168,7 @@ class _Reader(pickle._Unpickler):
     def load_additems(self) -> None:
         values = self.pop_mark()
         if not isinstance(self.stack[-1], Placeholder):
-            _a(set, self.stack[-1]).update(values)
+            _a(set, self.stack[-1]).update(map(hashed, values))
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -177,7 +179,17 @@ class _Reader(pickle._Unpickler):
 
     def _set(self, pairs: list[Any]) -> None:
         if not isinstance(self.stack[-1], Placeholder):
-            _a(dict, self.stack[-1]).update(zip(pairs[::2], pairs[1::2], strict=True))
+            keys = map(hashed, pairs[::2])
+            _a(dict, self.stack[-1]).update(zip(keys, pairs[1::2], strict=True))
+
+    def load_dict(self) -> None:
+        pairs = self.pop_mark()
+        self.stack.append({})
+        self._set(pairs)
+
+    def load_frozenset(self) -> None:
+        values = self.pop_mark()
+        self.stack.append(frozenset(map(hashed, values)))
 
     dispatch: ClassVar[dict[int, Any]] = _standard() | {
         pickle.REDUCE[0]: load_reduce,
@@ -189,6 +201,8 @@ class _Reader(pickle._Unpickler):
         pickle.ADDITEMS[0]: load_additems,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.FROZENSET[0]: load_frozenset,
     }
 
 

@@ -11,6 +11,7 @@ commit, whose files cannot change.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -37,7 +38,7 @@ class Reference(TypedDict):
     format: str
     path: NotRequired[str]
     relative: NotRequired[str]
-    hub: NotRequired[list[str]]
+    hub: NotRequired[tuple[str, str, str]]
     key: str
     names: dict[str, str]
     files: dict[str, Look]
@@ -83,6 +84,8 @@ def read_reference(path: Path, expected: dict[str, str]) -> Reference:
     check_fields(values, Reference, path)
     if "hub" not in values and not {"path", "relative"} <= values.keys():
         raise LayerscopeError(f"{path} does not say where its checkpoint is.", AGAIN)
+    if "hub" in values and not re.fullmatch("[0-9a-f]{40}", values["hub"][2]):
+        raise LayerscopeError(f"{path} does not say where its checkpoint is.", AGAIN)
     for name, value in expected.items():
         if str(values[name]) != value:
             raise LayerscopeError(
@@ -126,7 +129,10 @@ def is_gone(path: Path) -> bool:
 def _place(path: Path, values: Any) -> Path | None:
     """Where the checkpoint is: where it was, or in the same place beside the run."""
     beside = path.parent.parent / values["relative"]
-    return next((p for p in (Path(values["path"]), beside) if p.exists()), None)
+    try:
+        return next((p for p in (Path(values["path"]), beside) if p.exists()), None)
+    except OSError as error:  # names that no file can have
+        raise LayerscopeError(f"{path} does not say where its checkpoint is.", AGAIN) from error
 
 
 def _unchanged(path: Path, values: Reference) -> Path:

@@ -2,8 +2,9 @@
 
 The newer format is a zip file with a pickle, which describes the tensors, and a record of numbers
 for every storage; the older one has the pickle and then the numbers. Opening reads the directory
-and the pickle, see `layerscope.runs.sources.pickles`; a tensor is read, and its checksum compared,
-when it is asked for. Nothing is decompressed: ``torch.save`` does not compress.
+and the pickle, see `layerscope.runs.sources.pickles`; a tensor is read when it is asked for, and
+the checksum of its record compared where it is the whole record. Nothing is decompressed:
+``torch.save`` does not compress.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 from layerscope.runs.files import check_readable
 from layerscope.runs.sources.contents import Contents, Entry
-from layerscope.runs.sources.descriptions import SAFE, Place, RefusedError, Storage
+from layerscope.runs.sources.descriptions import SAFE, Place, RefusedError, Storage, hashed
 from layerscope.runs.sources.pickles import MOST, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -62,6 +63,8 @@ class Archive:
         place: Place = entry.place
         record, size = self.records[place.storage.key], place.dtype.itemsize
         check_readable(self.path, f"{self.path} is gone.", "Put it back.")
+        if not place.extent:
+            return torch.empty(entry.shape, dtype=place.dtype)
         data = bytearray(place.extent * size)
         with self.path.open("rb") as file:
             file.seek(record.start + place.offset * size)
@@ -72,8 +75,6 @@ class Archive:
             raise LayerscopeError(
                 f"{self.path} is damaged: the numbers of a tensor are not those written.", WHOLE
             )
-        if not data:
-            return torch.empty(entry.shape, dtype=place.dtype)
         numbers = torch.frombuffer(data, dtype=torch.uint8).view(place.dtype)
         found = numbers.as_strided(entry.shape, place.stride)
         plain = torch.empty(entry.shape, device="meta").stride() == place.stride
@@ -212,7 +213,7 @@ def _legacy(file: BinaryIO) -> tuple[Any, dict[str, Record]]:
     tree = unpickle(file, storages=storages)
     records = {}
     for key in unpickle(file):
-        storage = storages[key]
+        storage = storages[hashed(key)]
         length = int.from_bytes(file.read(8), "little")
         size = length * (1 if storage.dtype is None else storage.dtype.itemsize)
         records[key] = Record(file.tell(), size, 0)
