@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from tests.integrations.loops import BATCH, Examples, loader
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 
 from layerscope.errors import LayerscopeError
 from layerscope.integrations.first_batch import first_batch
@@ -52,7 +53,53 @@ def noisy_and_used():
     return found
 
 
-MAKERS = [loader, own_generator, generator_of_the_sampler, of_accelerate, noisy, noisy_and_used]
+class InPlace(Sampler):
+    """Shuffles what it holds."""
+
+    def __init__(self):
+        self.indices = np.arange(len(Examples()))
+
+    def __iter__(self):
+        np.random.shuffle(self.indices)
+        return iter(self.indices.tolist())
+
+    def __len__(self):
+        return len(self.indices)
+
+
+class Around(Sampler):
+    """Holds another sampler under a name of its own."""
+
+    def __init__(self):
+        self.within = {"one": [RandomSampler(Examples(), generator=torch.Generator())]}
+
+    def __iter__(self):
+        return iter(self.within["one"][0])
+
+    def __len__(self):
+        return len(self.within["one"][0])
+
+
+def shuffled_in_place():
+    return DataLoader(Examples(), BATCH, sampler=InPlace())
+
+
+def sampler_around_another():
+    return DataLoader(Examples(), BATCH, sampler=Around())
+
+
+def method_that_collates():
+    return DataLoader(Examples(), BATCH, shuffle=True, collate_fn=Noisy().__call__)
+
+
+def partial_that_collates():
+    return DataLoader(Examples(), BATCH, shuffle=True, collate_fn=functools.partial(Noisy()))
+
+
+MAKERS = [
+    *(loader, own_generator, generator_of_the_sampler, of_accelerate, noisy, noisy_and_used),
+    *(shuffled_in_place, sampler_around_another, method_that_collates, partial_that_collates),
+]
 
 
 def made(maker):

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -392,3 +393,65 @@ def test_the_case_of_an_epoch_has_its_own_defaults(tmp_path):
     _, run = counted(net, tmp_path / "a", optimizer, train, **options)
     assert run.steps == [0, 2, 4]
     assert run.results("weight_change")["step"].values.tolist() == [2, 4]
+
+
+# Mistakes
+
+
+def test_what_cannot_open_leaves_the_training_alone(tmp_path):
+    net = model()
+    optimizer = sgd(net)
+    counted(net, tmp_path / "a", optimizer, lambda: step(net, optimizer, 0))
+    with pytest.raises(LayerscopeError, match="already holds a run"):
+        recording(net, tmp_path / "a", optimizer).open()
+    assert not optimizer._optimizer_step_post_hooks
+    step(net, optimizer, 1)
+
+
+def test_a_run_of_another_model_is_not_resumed(tmp_path):
+    net = model()
+    optimizer = sgd(net)
+    with pytest.raises(KeyError), recording(net, tmp_path / "a", optimizer):
+        raise KeyError
+    other = nn.Linear(6, 3)
+    with pytest.raises(LayerscopeError, match="is not that of the model"):
+        recording(other, tmp_path / "a", sgd(other), resume=True).open()
+    assert Run.open(tmp_path / "a").status == "interrupted"
+
+
+FORK = """import os
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+from layerscope import Run
+print(Run.open(sys.argv[1]).status)"""
+
+
+def test_a_fork_that_ends_closes_nothing(tmp_path):
+    words = [sys.executable, "-c", SCRIPT.format(end=FORK), str(tmp_path / "a")]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["running"]
+    assert Run.open(tmp_path / "a").status == "complete"
+
+
+@pytest.mark.parametrize("loss", ["x", torch.ones(2)])
+def test_a_loss_is_a_number(tmp_path, loss):
+    net = model()
+    with (
+        recording(net, tmp_path / "a", sgd(net)) as recorder,
+        pytest.raises(LayerscopeError, match="not a number"),
+    ):
+        recorder.add_loss(loss)
+
+
+def test_numbers_of_numpy_are_logged_and_others_are_not(tmp_path):
+    net = model()
+    with recording(net, tmp_path / "a", sgd(net)) as recorder:
+        recorder.log(a=np.float32(1.5), b=torch.tensor([2.0]))
+        for name, value in (("c", torch.ones(2)), ("step", 1.0), ("a/b", 1.0)):
+            with pytest.raises(LayerscopeError, match=name):
+                recorder.log(**{name: value})
+    found = Run.open(tmp_path / "a").results("evaluation")
+    assert (found["a"].item(), found["b"].item()) == (1.5, 2.0)
+    with pytest.raises(LayerscopeError, match="was closed"):
+        recorder.log(a=1.0)

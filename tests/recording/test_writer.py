@@ -37,7 +37,7 @@ def test_another_process_may_call_it_and_writes_nothing(tmp_path):
     writer = Writer(tmp_path / "a", 1)
     record(writer)
     assert not (tmp_path / "a").exists()
-    assert writer.resume() == {}
+    assert writer.resume(FCN.map(FCN.model())) == {}
     writer.undo_start()
     with pytest.raises(LayerscopeError, match="of rank 1 does not record; rank 0 does"):
         _ = writer.run
@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_the_failures_that_were_noted(tmp_path):
     writer = Writer(tmp_path / "a", 0)
     with pytest.raises(LayerscopeError, match="not open"):
         _ = writer.run
-    assert list(writer.resume()) == ["fragile"]
+    assert list(writer.resume(FCN.map(FCN.model()))) == ["fragile"]
     assert writer.run.status == "running"
     assert "error" not in writer.run.manifest["notes"]
     writer.finish("complete")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from layerscope.errors import LayerscopeError, unknown
@@ -17,7 +16,7 @@ from layerscope.integrations.first_batch import first_batch
 from layerscope.networks.isolation import device_of
 from layerscope.networks.layers import LayerMap
 from layerscope.networks.task import Task
-from layerscope.recording.numbers import RESERVED
+from layerscope.recording.numbers import RESERVED, is_number
 from layerscope.recording.recorder import Recorder
 
 _log = logging.getLogger(__name__)
@@ -108,6 +107,8 @@ class Attached:
 
         Step and epoch, which trainers log beside them, are what the recorder counts itself.
         """
+        if self._recorder is None or not self._recorder.is_open:  # evaluated before or after
+            return
         numbers = {k.replace("/", "."): float(v) for k, v in values.items() if is_number(v)}
         self.recorder.log(**{k: v for k, v in numbers.items() if k not in RESERVED})
 
@@ -122,13 +123,6 @@ class Attached:
         """Close the recorder, if there is one that is open."""
         if self._recorder is not None:
             self._recorder.close(error)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number, or a tensor of one."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def steps_in_epoch(batches: Any, accumulated: int) -> int | None:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+import random
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.isolation import random_state_kept
 from layerscope.networks.task import move
 
-INSIDE = ("base_dataloader", "sampler", "batch_sampler", "collate_fn", "data_collator")
-"""Under which names loaders, samplers and collators hold one another."""
+DATA = ("dataset", "data_source")
+"""Attributes that hold data, which are not put back."""
+MANY = 100_000
+"""Entries from which on a list holds numbers and not objects."""
+MOST_PARTS = 10_000
+_CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+_MODELS = (torch.nn.Module, torch.nn.Parameter, torch.optim.Optimizer)
+_LEFT = (*_CODE, *_MODELS, Dataset, str, bytes, int, float)
+_PYTHONS = ("getstate", "setstate")
 
 
 def first_batch(loader: Any, device: torch.device | str = "cpu") -> Any:
     """The batch that iterating a data loader would give first, detached, on a device.
 
     It is made in this process from the loader's own sampler, data set and collate function. Random
-    states (of torch, numpy, Python, and of generators of the loader, its samplers and its collate
-    function) and everything else that these hold are put back, so that the training sees the same
-    batches. A data set that remembers what it was asked for is not put back: give a batch then.
+    states (of torch, numpy, Python, and of generators that the loader, its samplers and its collate
+    function refer to) and everything else that these hold are put back, so that the training sees
+    the same batches. A data set that remembers what it was asked for is not put back: give a batch
+    then.
 
     Args:
         loader: A `torch.utils.data.DataLoader`, also as prepared by Accelerate.
@@ -79,35 +90,64 @@ def _detached(batch: Any) -> Any:
 
 @contextlib.contextmanager
 def _held(loader: Any) -> Iterator[None]:
-    """Attributes and generators of a loader and of what it holds are put back."""
-    objects = _objects(loader)
-    attributes = [(one, dict(vars(one))) for one in objects]
-    torches = [value for _, found in attributes for value in found.values()]
-    generators = [(g, g.get_state()) for g in torches if isinstance(g, torch.Generator)]
-    numpys = [
-        (g.bit_generator, g.bit_generator.state)
-        for g in torches
-        if isinstance(g, np.random.Generator)
-    ]
+    """Whatever a loader and what it refers to hold is put back, but for the data set."""
+    restore = [back for one in _reached(loader) for back in _kept(one)]
     try:
         yield
     finally:
-        for one, found in attributes:
-            vars(one).clear()
-            vars(one).update(found)
-        for generator, state in generators:
-            generator.set_state(state)
-        for bits, state in numpys:
-            bits.state = state
+        for back in restore:
+            back()
 
 
-def _objects(loader: Any) -> list[Any]:
-    """A loader, and what it and they hold under the names `INSIDE`, each once."""
+def _reached(loader: Any) -> list[Any]:
+    """A loader and everything that it refers to, each once, but for data, models and code."""
     found: list[Any] = [loader]
+    known = {id(loader)}
     for one in found:
-        for name in INSIDE:
-            part = vars(one).get(name)
-            held = getattr(part, "__dict__", None)
-            if isinstance(held, dict) and not any(part is other for other in found):
-                found.append(part)
+        for part in _parts(one):
+            if id(part) in known or isinstance(part, _LEFT):
+                continue
+            known.add(id(part))
+            found.append(part)
+            if len(found) > MOST_PARTS:
+                raise _refusal("the training data's loader refers to too much to be put back")
     return found
+
+
+def _parts(one: Any) -> list[Any]:
+    """What an object refers to."""
+    if isinstance(one, types.MethodType):
+        return [one.__self__]
+    if isinstance(one, functools.partial):
+        return [one.func, *one.args, *one.keywords.values()]
+    if isinstance(one, dict):
+        return list(one.values()) if len(one) < MANY else []
+    if isinstance(one, list | tuple):
+        return list(one) if len(one) < MANY else []
+    held = getattr(one, "__dict__", None)
+    if not isinstance(held, dict):
+        return []
+    return [value for name, value in held.items() if name not in DATA]
+
+
+def _kept(one: Any) -> list[Callable[[], Any]]:
+    """What puts back the contents of an object."""
+    if isinstance(one, types.GeneratorType):
+        raise _refusal("its sampler holds an iterator, which cannot be put back")
+    if isinstance(one, torch.Generator):
+        return [functools.partial(one.set_state, one.get_state())]
+    if isinstance(one, np.random.Generator):
+        return [functools.partial(setattr, one.bit_generator, "state", one.bit_generator.state)]
+    if isinstance(one, np.random.RandomState | random.Random):
+        get, put = ("get_state", "set_state") if hasattr(one, "get_state") else _PYTHONS
+        return [functools.partial(getattr(one, put), getattr(one, get)())]
+    if isinstance(one, np.ndarray):
+        return [functools.partial(np.copyto, one, one.copy())]
+    if isinstance(one, Tensor):
+        return [functools.partial(one.detach().copy_, one.detach().clone())]
+    if isinstance(one, list):
+        return [functools.partial(one.__setitem__, slice(None), list(one))]
+    held = one if isinstance(one, dict | set) else getattr(one, "__dict__", None)
+    if not isinstance(held, dict | set):
+        return []
+    return [held.clear, functools.partial(held.update, held.copy())]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import xarray as xr
 from torch import Tensor
@@ -16,6 +18,19 @@ RESERVED = ("step", "epoch")
 """What numbers of one's own cannot be called: the coordinates that they stand over."""
 Numbers = tuple[int, Mapping[str, float]]
 """Numbers of one step, by name."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, also of numpy, or a tensor of one."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, Real)
+
+
+def described(value: Any) -> str:
+    """What is no number, in words."""
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    return f"a {type(value).__name__}{shape}"
 
 
 @dataclass
@@ -40,6 +55,10 @@ class Scalars:
         A tensor on an accelerator is not waited for, and nothing is looked at where ``look`` says
         so: `close` finds out.
         """
+        if not is_number(loss):
+            raise LayerscopeError(
+                f"the loss is {described(loss)}, not a number.", "Give the mean over the batch."
+            )
         if isinstance(loss, Tensor):
             loss = loss.detach().float() if loss.is_cuda else loss.item()
         if look and not isinstance(loss, Tensor) and not math.isfinite(loss):
@@ -60,7 +79,7 @@ class Scalars:
                     f"a number cannot be kept under the name {name!r}.",
                     f"{' and '.join(RESERVED)} are kept anyway; choose another name, without /.",
                 )
-            if not isinstance(value, int | float | Tensor):
+            if not is_number(value):
                 raise LayerscopeError(
                     f"{name!r} is a {type(value).__name__}, not a number.", "Log numbers only."
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -180,6 +181,11 @@ class Recorder:
     def __enter__(self) -> Self:
         return self.open()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it records: it was opened, and not closed yet."""
+        return self._open
+
     def open(self, step: int | None = None) -> Self:
         """Make the run and measure where the training starts; what a with statement does.
 
@@ -201,14 +207,25 @@ class Recorder:
                 else f"the recorder of {self.path} was closed.",
                 "Open it once.",
             )
+        try:
+            self._begin(step)
+        except BaseException:  # the training may go on without
+            self._closed = True
+            if self._clock is not None:
+                self._clock.stop()
+            raise
+        return self
+
+    def _begin(self, step: int | None) -> None:
         at_exit.closing(self)
+        self._process = os.getpid()
         self.current_step = self.current_step if step is None else step
         if self._resume:
-            watching.leave_out(self._observer.watches, self._writer.resume())
+            watching.leave_out(self._observer.watches, self._writer.resume(self.layers))
             self._open = True
             if step is not None:
                 self._observer.observe(step, Live(self.model, self.layers.aliases), due=())
-            return self
+            return
         with self._together.as_one():
             self._writer.start(self.layers, self._steps_per_epoch, self._metadata, self._batch)
             if self._checkpoints.empty:
@@ -221,7 +238,6 @@ class Recorder:
             self._observer.forget()
             self._open = False
             raise
-        return self
 
     def _open_once(self) -> None:
         """Open before the first step; steps after closing are nobody's."""
@@ -298,8 +314,12 @@ class Recorder:
         They are kept as the variables of the result ``evaluation``, NaN where one was not given.
 
         Raises:
-            LayerscopeError: One cannot be called so, or is no number.
+            LayerscopeError: One cannot be called so, or is no number; or the recorder was closed.
         """
+        if self._closed:
+            raise LayerscopeError(
+                f"the recorder of {self.path} was closed.", "Log before it is closed."
+            )
         if self._takes_part:
             self._scalars.log(self.current_step, values)
 
@@ -431,7 +451,8 @@ class Recorder:
         self._finish("complete")
 
     def __del__(self) -> None:
-        if vars(self).get("_open"):  # what failed to be made has nothing to close
+        # What failed to be made has nothing to close; what a fork copied is not its own.
+        if vars(self).get("_open") and self._process == os.getpid():
             # Processes that share weights forget them at times of their own.
             self.close(None if self._shards is None else RuntimeError("nobody closed it"))
 

@@ -42,6 +42,11 @@ def take_up(observer: LiveObserver, scalars: Scalars, state: Mapping[str, Any], 
     Raises:
         LayerscopeError: The observer has other probes or schedules.
     """
+    if lacking := {"step", "loss_sum", "loss_count", "previous"} - state.keys():
+        raise LayerscopeError(
+            f"the state to resume {path} from lacks {', '.join(sorted(lacking))}.",
+            "Pass what state_dict() of the recorder returned.",
+        )
     kept = [set(weights or ()) for weights in state["previous"]]
     names = [set(previous.names) for previous in observer.previous.values()]
     # Nothing is kept where nothing was measured yet.

@@ -115,8 +115,11 @@ class Writer:
         for path in sorted(_content(self.path) - self._before, reverse=True):  # children first
             path.rmdir() if path.is_dir() else path.unlink()
 
-    def resume(self) -> dict[str, Any]:
+    def resume(self, layers: LayerMap) -> dict[str, Any]:
         """Go on with an interrupted run.
+
+        Args:
+            layers: Those of the model that goes on.
 
         Returns:
             The failures that were noted, by key of the probe.
@@ -126,10 +129,13 @@ class Writer:
         """
         if not self.writes:
             return {}
-        self._run = Run.open(self.path)
-        self._run.acquire()
+        run = Run.open(self.path)
+        _check_same(run, layers)
+        run.acquire()
+        self._run = run
         notes = self._run.manifest["notes"]
-        notes.pop("error", None)
+        for ended in ("error", "diverged_at"):
+            notes.pop(ended, None)
         self._run.note("running")
         self._feed.start(self._run)
         return notes.get("failed_probes", {})
@@ -172,6 +178,20 @@ class Writer:
                 self.run.finish(status, **notes)
             finally:
                 self._feed.finish(status)
+
+
+def _check_same(run: Run, layers: LayerMap) -> None:
+    """Refuse to go on with a run of another model."""
+    before = {layer.name: layer.parameters for layer in run.layers}
+    now = {layer.name: layer.parameters for layer in layers}
+    for name in dict.fromkeys((*before, *now)):
+        if {k: tuple(v) for k, v in before.get(name, {}).items()} != {
+            k: tuple(v) for k, v in now.get(name, {}).items()
+        }:
+            raise LayerscopeError(
+                f"layer {name!r} of {run.path} is not that of the model.",
+                "Resume with the model that was recorded, or record into another folder.",
+            )
 
 
 def _content(folder: Path) -> set[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from threading import Event, Lock, Thread
@@ -87,9 +87,9 @@ def serving(watched: Watched, port: int = 0, refresh: float = 2.0) -> Iterator[t
     served = Served(watched, refresh)
     try:
         server = ThreadingHTTPServer((HOST, port), _handler(served))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise LayerscopeError(
-            f"cannot listen on port {port}: {error.strerror or error}.",
+            f"cannot listen on port {port}: {getattr(error, 'strerror', None) or error}.",
             "Choose another port; 0 takes a free one.",
         ) from error
     server.daemon_threads = True
@@ -123,7 +123,8 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             except (LayerscopeError, OSError) as error:
                 self.send_error(503, "the run cannot be read", str(error))
                 return
-            self._answer(text.encode(), kind)
+            with suppress(ConnectionError):  # the browser has gone on
+                self._answer(text.encode(), kind)
 
         def _answer(self, body: bytes, kind: str) -> None:
             self.send_response(200)
