@@ -78,6 +78,7 @@ def view(live: Live) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from layerscope.figures.axes import title
     from layerscope.report.live import describe
 
     progress = live.progress
@@ -94,7 +95,7 @@ def view(live: Live) -> Any:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("layer", no_wrap=True)
     for values in shown:
-        table.add_column(_header(values), justify="right", max_width=VALUE + WIDTH)
+        table.add_column(title(values), justify="right", max_width=VALUE + WIDTH)
         table.add_column("", no_wrap=True)
     for name in names:
         row = [name]
@@ -105,11 +106,6 @@ def view(live: Live) -> Any:
     hidden = len(columns) - len(shown)
     more = [Text(f"{hidden} more in a wider terminal", style="dim")] if hidden else []
     return Group(*head, Text(""), table, *more)
-
-
-def _header(values: Any) -> str:
-    unit = values.attrs["units"]
-    return values.attrs["long_name"] + (f" ({unit})" if unit not in ("", "1") else "")
 
 
 def _bar(share: float) -> Any:

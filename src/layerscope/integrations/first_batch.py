@@ -6,17 +6,18 @@ import contextlib
 import functools
 import random
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layerscope.errors import LayerscopeError
 from layerscope.networks.isolation import random_state_kept
-from layerscope.networks.task import move
+from layerscope.networks.task import as_tree, move
 
 DATA = ("dataset", "data_source")
 """Attributes that hold data, which are not put back."""
@@ -58,7 +59,12 @@ def first_batch(loader: Any, device: torch.device | str = "cpu") -> Any:
         except StopIteration:
             raise _refusal("the training data are empty") from None
         batch = _collated(loader, indices)
-    return move(_detached(batch), device)
+    return move(pytree.tree_map(_copied, as_tree(batch)), device)
+
+
+def _copied(leaf: Any) -> Any:
+    """A copy of a tensor, which nothing else refers to."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _refusal(reason: str) -> LayerscopeError:
@@ -74,18 +80,6 @@ def _collated(loader: DataLoader, indices: Any) -> Any:
     together = getattr(data, "__getitems__", None)
     examples = [data[index] for index in indices] if together is None else together(indices)
     return loader.collate_fn(examples)
-
-
-def _detached(batch: Any) -> Any:
-    """Copies of the tensors, which nothing else refers to."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone()
-    if isinstance(batch, Mapping):
-        return {key: _detached(value) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [_detached(value) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
 
 
 @contextlib.contextmanager

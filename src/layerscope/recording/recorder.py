@@ -296,8 +296,8 @@ class Recorder:
         if not self._open:
             return
         self.current_step += 1
-        if loss is not None and not self._scalars.add(loss, look=self._shards is None):
-            raise self._diverged()
+        if loss is not None:
+            self.add_loss(loss)
         self._observe()
         if self._together.wished if self._shards is not None else self._stale:
             self.flush()

@@ -185,9 +185,7 @@ def _check_same(run: Run, layers: LayerMap) -> None:
     before = {layer.name: layer.parameters for layer in run.layers}
     now = {layer.name: layer.parameters for layer in layers}
     for name in dict.fromkeys((*before, *now)):
-        if {k: tuple(v) for k, v in before.get(name, {}).items()} != {
-            k: tuple(v) for k, v in now.get(name, {}).items()
-        }:
+        if before.get(name) != now.get(name):
             raise LayerscopeError(
                 f"layer {name!r} of {run.path} is not that of the model.",
                 "Resume with the model that was recorded, or record into another folder.",

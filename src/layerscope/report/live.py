@@ -10,16 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-import numpy as np
 import xarray as xr
 
 from layerscope.errors import LayerscopeError
 from layerscope.figures.table import Column, Table
 from layerscope.probes import MomentProbe
 from layerscope.probes.figures import made_by
+from layerscope.recording.feed import live_keys
 from layerscope.report.conditioning import conditioning_findings
 from layerscope.report.linearity import linearity_findings
-from layerscope.report.measurements import place, probe_figures
+from layerscope.report.measurements import place, probe_figures, seed_labels
 from layerscope.report.page import Page
 from layerscope.report.run_page import facts, notices, provenance, sections, training_figures
 from layerscope.runs.manifest import Status
@@ -63,13 +63,13 @@ class Live:
     Attributes:
         run: The run.
         measured: Everything that was measured while it trained, by key.
-        training: Numbers of the whole model, by key.
+        whole: Numbers of the whole model, by key.
         progress: How far it is.
     """
 
     run: Run
     measured: Mapping[str, xr.Dataset]
-    training: Mapping[str, xr.Dataset]
+    whole: Mapping[str, xr.Dataset]
     progress: Progress
 
     def table(self) -> Table | None:
@@ -140,17 +140,16 @@ def _patiently(action: Callable[[], T]) -> T:
 
 
 def _read(run: Run) -> Live:
-    keys = [key for key in run.result_keys if "@" not in key]
-    found = {key: run.results(key) for key in keys}
-    training = {k: v for k, v in found.items() if "layer" not in v.dims}
-    measured = {k: v for k, v in found.items() if k not in training and "step" in v.dims}
+    found = {key: run.results(key) for key in live_keys(run)}
+    whole = {k: v for k, v in found.items() if "layer" not in v.dims}
+    measured = {k: v for k, v in found.items() if k not in whole and "step" in v.dims}
     measured = {k: measured[k] for k in sorted(measured, key=place)}
     steps = [int(v["step"][-1]) for v in found.values() if v.sizes.get("step")]
     losses = found.get("training")
     return Live(
         run,
         measured,
-        training,
+        whole,
         Progress(
             run.status,
             max([*steps, *run.steps[-1:]], default=0),
@@ -177,7 +176,6 @@ def _seconds(manifest: Mapping[str, Any]) -> float:
 def live_page(live: Live) -> Page:
     """The report on a run that may still be going: what was measured live, and nothing else."""
     figures = probe_figures(live.measured)
-    shown = {name: dataset for name, dataset in live.measured.items() if _has_values(dataset)}
     lead = next((name for name in figures if figures[name]), None)
     first = None if lead is None else figures[lead][0]
     if lead is not None:
@@ -190,17 +188,13 @@ def live_page(live: Live) -> Page:
             *(fact for fact in facts([live.run]) if fact[0] != "steps"),
             ("steps", f"{live.progress.step:,}"),
         ),
-        findings=(*linearity_findings(shown), *conditioning_findings(shown)),
+        findings=(*linearity_findings(live.measured), *conditioning_findings(live.measured)),
         table=live.table(),
         lead=first,
-        sections=sections(figures, training_figures([live.run])),
+        sections=sections(figures, training_figures([live.whole], seed_labels([live.run]))),
         provenance=provenance([live.run], ""),
         notices=tuple(notices(live.run)) if not running else (),
     )
-
-
-def _has_values(dataset: xr.Dataset) -> bool:
-    return any(np.isfinite(values.values).any() for values in dataset.data_vars.values())
 
 
 def describe(progress: Progress) -> str:

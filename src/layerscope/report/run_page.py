@@ -66,7 +66,9 @@ def run_page(runs: Sequence[Run], title: str = "", command: str = "") -> Page:
         ),
         table=_table(summary),
         lead=lead,
-        sections=sections(figures, training_figures(runs)),
+        sections=sections(
+            figures, training_figures([_whole(run) for run in runs], seed_labels(runs))
+        ),
         provenance=provenance(runs, command),
         notices=(*(n for run in runs for n in notices(run)), *_not_measured(measurements)),
     )
@@ -129,22 +131,33 @@ def _table(summary: xr.Dataset) -> Table:
     return Table(summary, key="layers", title="Layers", caption=caption, columns=columns)
 
 
-def training_figures(runs: Sequence[Run]) -> list[Figure]:
-    """Loss and test error of the whole model."""
+def _whole(run: Run) -> dict[str, xr.Dataset]:
+    """Numbers of the whole model, by key."""
+    return {k: run.results(k) for k in ("training", "evaluation") if k in run.result_keys}
+
+
+def training_figures(
+    numbers: Sequence[Mapping[str, xr.Dataset]], seeds: Sequence[Any]
+) -> list[Figure]:
+    """Loss and test error of the whole model.
+
+    Args:
+        numbers: What each run has of it, by key.
+        seeds: How the runs are told apart.
+    """
     found: list[Figure] = []
     for key, name, title in (
         ("training", "loss", "Training loss"),
         ("evaluation", "test_error", "Test error"),
         ("evaluation", "test_loss", "Test loss"),
     ):
-        parts = [run.results(key) for run in runs if key in run.result_keys]
-        parts = [part[name] for part in parts if name in part]
-        if len(parts) != len(runs):
+        parts = [own[key][name] for own in numbers if key in own and name in own[key]]
+        if len(parts) != len(numbers):
             continue
-        values = xr.concat(parts, xr.DataArray(seed_labels(runs), dims="seed", name="seed"))
+        values = xr.concat(parts, xr.DataArray(list(seeds), dims="seed", name="seed"))
         if name == "test_error":
             values = (100 * values).assign_attrs(values.attrs | {"units": "%"})
-        interval = "; mean and 95% interval over seeds" if len(runs) > 1 else ""
+        interval = "; mean and 95% interval over seeds" if len(numbers) > 1 else ""
         caption = f"{title} of the whole model{interval}."
         found.append(whole_model(values, name, title, caption))
     return found
