@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
@@ -14,7 +15,14 @@ from tests.cases import CNN
 from layerscope.errors import LayerscopeError
 from layerscope.probes import GradientMagnitude, Preactivations, WeightChange
 from layerscope.recording.recorder import Recorder
-from layerscope.report.live import Progress, Watched, describe, duration, live_page
+from layerscope.report.live import (
+    Progress,
+    Watched,
+    describe,
+    duration,
+    live_page,
+    version,
+)
 from layerscope.report.render import html
 from layerscope.report.serve import serving
 from layerscope.schedule import every
@@ -106,6 +114,32 @@ def test_the_end_is_seen(training):
     progress = watched.now()[1].progress
     assert (progress.status, progress.left) == ("interrupted", None)
     assert "How each layer learned" in html(live_page(watched.now()[1]))
+
+
+def test_an_end_between_two_looks_at_the_disk_is_seen_whole(training, monkeypatch):
+    recorder, train = training
+    train(2)
+    watched = Watched(recorder.path)
+    versions = [version(recorder.path)]  # as it was before the end
+    train(1)
+    recorder.close()
+    look = "layerscope.report.live.version"
+    monkeypatch.setattr(look, lambda path: versions.pop() if versions else version(path))
+    now, seen = watched.now()
+    assert now == version(recorder.path)
+    assert (seen.progress.status, seen.progress.step) == ("complete", 3)
+
+
+def test_the_time_of_a_run_whose_process_was_killed_stops(training):
+    recorder, train = training
+    train(2)
+    manifest = (recorder.path / "run.json").read_text()
+    recorder.close()
+    (recorder.path / "run.json").write_text(manifest)
+    os.utime(recorder.path / "run.json", (0, 0))
+    first, second = (Watched(recorder.path).now()[1].progress for _ in range(2))
+    assert first.status == "interrupted"
+    assert 0 < first.seconds == second.seconds
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path):
@@ -222,6 +256,14 @@ def test_the_page_keeps_itself_up_to_date(training):
         said = "() => document.querySelector('.subtitle').textContent.includes('step 7 of 20')"
         tab.wait_for_function(said)
         assert tab.evaluate("window.mark") == 1  # not loaded again
+        tab.route("**/state", lambda route: route.abort())
+        tab.wait_for_function("() => document.documentElement.dataset.live === 'lost'")
+        assert "no longer watched" in tab.inner_text(".subtitle")
+        tab.unroute("**/state")
+        tab.wait_for_function("() => document.documentElement.dataset.live === 'running'")
+        tab.wait_for_function(said)
+        assert {*faults} == {"Failed to load resource: net::ERR_FAILED"}
+        faults.clear()
         recorder.close()
         tab.wait_for_function("() => document.documentElement.dataset.live === 'complete'")
         served.wait_for_a_last_look(10)

@@ -225,6 +225,14 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path):
     assert not (tmp_path / "a" / ".x.nc.1.tmp").exists()
 
 
+def test_an_end_that_was_written_after_the_run_was_read_is_seen(tmp_path):
+    writer = create(tmp_path / "a")
+    reader = Run.open(tmp_path / "a")
+    assert reader.status == "running"
+    writer.finish("complete")
+    assert (reader.status, reader.manifest["status"]) == ("complete", "complete")
+
+
 # Files that are not this run's, or not there
 
 

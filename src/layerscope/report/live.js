@@ -3,6 +3,7 @@
 // exchanges what has, so that zoom, chosen layers and place on the page stay.
 (() => {
   const subtitle = document.querySelector(".subtitle");
+  const PATIENCE = 3; // looks that fail before the page says so
   let version = VERSION; // of what this page shows
   const keys = (root) => [...root.querySelectorAll(".plot")].map((plot) => plot.dataset.key).join("|");
   const names = (root) => [...root.querySelectorAll(".chip")].map((chip) => chip.dataset.layer).join("|");
@@ -34,8 +35,9 @@
     dispatchEvent(new CustomEvent("layerscope-specs", { detail: specs }));
   }
 
+  let failed = 0; // looks in a row
   async function look() {
-    let again = true;
+    let wait = REFRESH;
     try {
       const answer = await fetch("state");
       if (!answer.ok) throw new Error(await answer.text());
@@ -46,14 +48,18 @@
         exchange(new DOMParser().parseFromString(page, "text/html"));
       }
       version = state.version;
-      again = state.status === "running";
+      failed = 0;
       document.documentElement.dataset.live = state.status;
+      if (state.status !== "running") return;
     } catch (error) {
-      subtitle.textContent = "The run is no longer watched; the page shows what was known last.";
-      document.documentElement.dataset.live = "lost";
-      again = false;
+      failed += 1;
+      if (failed >= PATIENCE) { // a run that cannot be read now may be read later
+        subtitle.textContent = "The run is no longer watched; the page shows what was known last.";
+        document.documentElement.dataset.live = "lost";
+        wait *= 10;
+      }
     }
-    if (again) setTimeout(look, REFRESH);
+    setTimeout(look, wait);
   }
   look();
 })();

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import xarray as xr
 
@@ -122,11 +122,20 @@ class Watched:
             LayerscopeError: The run is gone, or a file is damaged.
         """
         with self._lock:
-            now = version(self.path)
-            if now != self._version:
-                self._live = _patiently(lambda: _read(Run.open(self.path)))
-                self._version = now
-            return now, replace(self._live, progress=_timed(self._live))
+            self._renew()
+            progress = _timed(self._live)
+            if progress.status != "running" and self._renew():  # it ended since
+                progress = _timed(self._live)
+            return self._version, replace(self._live, progress=progress)
+
+    def _renew(self) -> bool:
+        """Read the run again if it has changed on disk, and say whether it has."""
+        now = version(self.path)
+        if now == self._version:
+            return False
+        self._live = _patiently(lambda: _read(Run.open(self.path)))
+        self._version = now
+        return True
 
 
 def _patiently(action: Callable[[], T]) -> T:
@@ -154,7 +163,7 @@ def _read(run: Run) -> Live:
             run.status,
             max([*steps, *run.steps[-1:]], default=0),
             run.manifest["total_steps"],
-            _seconds(run.manifest),
+            _seconds(run),
             None if losses is None else float(losses["loss"][-1]),
         ),
     )
@@ -162,14 +171,17 @@ def _read(run: Run) -> Live:
 
 def _timed(live: Live) -> Progress:
     """How far the run is, now: a process that was killed writes nothing more."""
-    status, seconds = live.run.status, _seconds(live.run.manifest)
-    return replace(live.progress, status=status, seconds=seconds)
+    return replace(live.progress, status=live.run.status, seconds=_seconds(live.run))
 
 
-def _seconds(manifest: Mapping[str, Any]) -> float:
-    start = datetime.fromisoformat(manifest["created"])
-    ended = manifest.get("ended") if manifest["status"] != "running" else None
-    end = datetime.now(start.tzinfo) if ended is None else datetime.fromisoformat(ended)
+def _seconds(run: Run) -> float:
+    start = datetime.fromisoformat(run.manifest["created"])
+    if run.status == "running":
+        end = datetime.now(UTC)
+    elif run.manifest["status"] != "running" and "ended" in run.manifest:
+        end = datetime.fromisoformat(run.manifest["ended"])
+    else:  # killed: it lived when it wrote last
+        end = datetime.fromtimestamp(max(written for _, written, _ in _files(run.path)) / 1e9, UTC)
     return (end - start).total_seconds()
 
 
@@ -219,6 +231,11 @@ def duration(seconds: float) -> str:
 
 def version(path: Path) -> str:
     """What changes whenever a run on disk does."""
+    return f"{hash(tuple(_files(path))) & (2**64 - 1):x}"
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, time in nanoseconds and size of every file that a recorder writes."""
     files = [path / "run.json", *path.glob("results/*/*.nc"), *path.glob("checkpoints/*")]
     found = []
     for file in sorted(files):
@@ -227,4 +244,4 @@ def version(path: Path) -> str:
         except FileNotFoundError:  # merged meanwhile
             continue
         found.append((file.name, status.st_mtime_ns, status.st_size))
-    return f"{hash(tuple(found)) & (2**64 - 1):x}"
+    return found

@@ -313,8 +313,11 @@ class Run:
     @property
     def status(self) -> Status:
         """``running``, ``complete``, ``interrupted`` (crashed ones included) or ``diverged``."""
-        status = self.manifest["status"]
-        return "interrupted" if status == "running" and not self._lock.is_held else status
+        if self.manifest["status"] == "running" and not self._lock.is_held:
+            # Its end is written before the lock is freed, and maybe since this was read.
+            self.manifest = read_manifest(self.path)
+            return "interrupted" if self.manifest["status"] == "running" else self.status
+        return self.manifest["status"]
 
     @property
     def missing(self) -> str:
