@@ -415,8 +415,46 @@ def test_a_run_of_another_model_is_not_resumed(tmp_path):
         raise KeyError
     other = nn.Linear(6, 3)
     with pytest.raises(LayerscopeError, match="is not that of the model"):
-        recording(other, tmp_path / "a", sgd(other), resume=True).open()
+        recording(other, tmp_path / "a", sgd(other), resume=True).open(0)
     assert Run.open(tmp_path / "a").status == "interrupted"
+
+
+def interrupted(path):
+    """A run that was interrupted after two steps, and what its recorder left."""
+    net = model()
+    optimizer = sgd(net)
+    with pytest.raises(KeyError), recording(net, path, optimizer) as recorder:  # noqa: PT012
+        step(net, optimizer, 0)
+        step(net, optimizer, 1)
+        raise KeyError
+    return net, optimizer, recorder
+
+
+def test_nothing_is_resumed_that_does_not_say_where(tmp_path):
+    net, optimizer, _ = interrupted(tmp_path / "a")
+    with pytest.raises(LayerscopeError, match="nothing says at which step"):
+        recording(net, tmp_path / "a", optimizer, resume=True).open()
+    assert Run.open(tmp_path / "a").status == "interrupted"
+
+
+@pytest.mark.parametrize("how", ["state", "step"])
+def test_steps_of_the_optimiser_are_counted_on(how, tmp_path):
+    net, optimizer, before = interrupted(tmp_path / "a")
+    recorder = recording(net, tmp_path / "a", optimizer, resume=True)
+    if how == "state":
+        recorder.load_state_dict(before.state_dict())
+        recorder.open()
+    else:
+        recorder.open(2)
+    step(net, optimizer, 2)
+    recorder.close()
+    assert recorder.current_step == 3
+    assert recorder.run.manifest["notes"]["optimizers"]["optimizer"]["steps"] == 3
+
+
+def test_metadata_of_an_unknown_name_is_refused(tmp_path):
+    with pytest.raises(LayerscopeError, match="'epochs'"):
+        Recorder(model(), tmp_path / "a", metadata={"epochs": 3})
 
 
 FORK = """import os

@@ -62,6 +62,16 @@ class Clock:
             )
         ]
 
+    def count_from(self, step: int, steps: Mapping[str, int] | None = None) -> None:
+        """Go on from where a training was left.
+
+        Args:
+            step: Steps of the training, which are those of the last optimiser.
+            steps: Those of every optimiser, by name, where known; the others count from 0.
+        """
+        self.steps |= {name: n for name, n in (steps or {}).items() if name in self.steps}
+        self.steps[self._last] = step
+
     def describe(self) -> dict[str, dict[str, Any]]:
         """Class, number of parameters and steps of every optimiser, for the manifest."""
         return {

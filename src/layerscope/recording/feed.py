@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ class _Fed:
     """Last step by key up to which everything was sent."""
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     """What was taken and not yet sent."""
+    told: tuple[int, frozenset[str]] = (-1, frozenset())
+    """The last step, and the names that were sent of it."""
+    started: bool = False
     failure: dict[str, Any] = field(default_factory=dict)
 
     def resume(self, noted: Mapping[str, Any]) -> None:
@@ -45,7 +49,7 @@ class _Fed:
         """Keep what is new, until `send`."""
         last = self.before.get(key, -1)
         for step, name, value in numbers(key, dataset):
-            if step > last:
+            if step > last and not (step == self.told[0] and name in self.told[1]):
                 self.rows.setdefault(step, {})[name] = value
         self.taken[key] = max(int(dataset["step"].max()), self.taken.get(key, -1))
 
@@ -54,11 +58,18 @@ class _Fed:
         try:
             for step in sorted(self.rows):
                 self.sink.log(self.rows[step], step)
-                del self.rows[step]
+                before = self.told[1] if step == self.told[0] else frozenset()
+                self.told = step, before | self.rows.pop(step).keys()
         finally:
             whole = min(self.rows, default=math.inf) - 1
             for key, step in self.taken.items():
                 self.sent[key] = int(max(self.sent.get(key, -1), min(step, whole)))
+
+    def close(self, status: Status) -> None:
+        """Close the sink, once, if it was started."""
+        if self.started:
+            self.started = False
+            self.sink.finish(status)
 
     @property
     def note(self) -> dict[str, Any]:
@@ -102,6 +113,7 @@ class Feed:
 
     def _start(self, one: _Fed, config: Mapping[str, Any]) -> None:
         one.state = one.sink.start(config, one.state)
+        one.started = True
 
     def take(self, key: str, dataset: xr.Dataset) -> None:
         """Keep what was written under a key, until `send`."""
@@ -118,7 +130,10 @@ class Feed:
         self._note()
 
     def finish(self, status: Status) -> None:
-        """Close the sinks; of a complete run they get its figures and a table of layers first."""
+        """Close the sinks; of a complete run they get its figures and a table of layers first.
+
+        One that failed is closed like the others, if it can be.
+        """
         if self._run is None:
             return
         self.send()
@@ -127,7 +142,10 @@ class Feed:
             for one in self._working:
                 self._try(one, lambda one=one: _show(one.sink, pictures, rows))
         for one in self._working:
-            self._try(one, lambda one=one: one.sink.finish(status))
+            self._try(one, lambda one=one: one.close(status))
+        for one in self._fed:
+            with contextlib.suppress(Exception):  # it is known not to work
+                one.close(status)
         self._note()
         self._run = None
 

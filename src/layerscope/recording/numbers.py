@@ -48,6 +48,8 @@ class Scalars:
     count: int = 0
     means: list[Numbers] = field(default_factory=list)
     logged: list[Numbers] = field(default_factory=list)
+    _written: list[Numbers] = field(default_factory=list)
+    """Those of the last step: what is logged there later is written with them, as one row."""
 
     def add(self, loss: Tensor | float, look: bool = True) -> bool:
         """Add the loss of a step; False, and nothing added, where it is known not to be finite.
@@ -101,7 +103,10 @@ class Scalars:
             yield "training", scalars(self.means, steps_per_epoch)
             self.means = []
         if self.logged:
-            yield "evaluation", scalars(self.logged, steps_per_epoch)
+            steps = {step for step, _ in self.logged}
+            rows = [*(row for row in self._written if row[0] in steps), *self.logged]
+            yield "evaluation", scalars(rows, steps_per_epoch)
+            self._written = [row for row in rows if row[0] == max(steps)]
             self.logged = []
 
 

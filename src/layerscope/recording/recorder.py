@@ -23,11 +23,11 @@ from layerscope.probes.parts import Keep
 from layerscope.recording import at_exit, watching
 from layerscope.recording.clock import Clock, Optimizers
 from layerscope.recording.numbers import Scalars
-from layerscope.recording.resuming import no_resuming, state_of, take_up
+from layerscope.recording.resuming import no_place, no_resuming, state_of, take_up
 from layerscope.recording.sinks import Sink
 from layerscope.recording.together import Together, shards_of
 from layerscope.recording.weights import Live, misfits, refuse_misfits
-from layerscope.recording.writer import Writer, not_open, rank
+from layerscope.recording.writer import Writer, checked_metadata, not_open, rank
 from layerscope.runs.manifest import Status
 from layerscope.runs.store import Run
 from layerscope.schedule import Schedule
@@ -90,7 +90,8 @@ class Recorder:
         learning_rate: The learning rate of the step after so many, for probes that take a step.
         metadata: For the manifest: ``config``, ``seed``, ``total_steps``, ``device``.
         resume: Continue the interrupted run in ``path`` instead of starting one; the caller
-            restores model and optimiser and calls `load_state_dict`.
+            restores model and optimiser, and calls `load_state_dict` or opens it with the number
+            of steps taken.
         strict: Raise where a probe fails. By default it is logged as a warning, noted in the
             manifest and left out from then on, and the training goes on; where parameters are
             sharded it is always raised.
@@ -161,8 +162,9 @@ class Recorder:
             judge=watching.Judge(self.model, strict, together=self._shards is not None),
         )
         self._steps_per_epoch = steps_per_epoch
-        self._metadata = dict(metadata or {})
+        self._metadata = checked_metadata(metadata or {})
         self._resume = resume
+        self._taken_up = False
         self._writer = Writer(self.path, rank(), self._shards, sinks)
         # Where each process holds all weights, those that do not write need not take part.
         self._takes_part = self._writer.writes or self._shards is not None
@@ -196,7 +198,8 @@ class Recorder:
                 initialisation.
 
         Raises:
-            LayerscopeError: The folder holds a run or cannot be written, or it was closed before.
+            LayerscopeError: The folder holds a run or cannot be written, it was closed before, or
+                a run is to be resumed and nothing says at which step.
         """
         if not self._takes_part:
             return self
@@ -217,9 +220,12 @@ class Recorder:
         return self
 
     def _begin(self, step: int | None) -> None:
+        if self._resume and step is None and not self._taken_up:
+            raise no_place(self.path)
         at_exit.closing(self)
         self._process = os.getpid()
-        self.current_step = self.current_step if step is None else step
+        if step is not None:
+            self._count_from(step, None)
         if self._resume:
             watching.leave_out(self._observer.watches, self._writer.resume(self.layers))
             self._open = True
@@ -488,7 +494,8 @@ class Recorder:
         """
         if self._shards is not None:
             raise no_resuming()
-        return state_of(self._observer, self._scalars, self.current_step)
+        steps = self._clock.steps if self._clock is not None else None
+        return state_of(self._observer, self._scalars, self.current_step, steps)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken.
@@ -497,4 +504,10 @@ class Recorder:
             LayerscopeError: This recorder has other probes or schedules.
         """
         take_up(self._observer, self._scalars, state, self.path)
-        self.current_step = state["step"]
+        self._count_from(state["step"], state.get("optimizers"))
+        self._taken_up = True
+
+    def _count_from(self, step: int, optimizers: Mapping[str, int] | None) -> None:
+        self.current_step = step
+        if self._clock is not None:
+            self._clock.count_from(step, optimizers)

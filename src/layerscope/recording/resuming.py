@@ -20,7 +20,18 @@ def no_resuming() -> LayerscopeError:
     )
 
 
-def state_of(observer: LiveObserver, scalars: Scalars, step: int) -> dict[str, Any]:
+def no_place(path: Path) -> LayerscopeError:
+    """The error where a run is to be resumed, and nothing says where in it."""
+    return LayerscopeError(
+        f"{path} is to be resumed, and nothing says at which step.",
+        "Call load_state_dict() with what state_dict() of the recorder returned, or, where that "
+        "is lost, open(step) with the number of steps taken.",
+    )
+
+
+def state_of(
+    observer: LiveObserver, scalars: Scalars, step: int, optimizers: Mapping[str, int] | None
+) -> dict[str, Any]:
     """Everything by name; weights are those that the observer holds, not copies."""
     return {
         "step": step,
@@ -28,7 +39,7 @@ def state_of(observer: LiveObserver, scalars: Scalars, step: int) -> dict[str, A
         "loss_count": scalars.count,
         "previous": [previous.weights or {} for previous in observer.previous.values()],
         "samples": _samples(observer),
-    }
+    } | ({} if optimizers is None else {"optimizers": dict(optimizers)})
 
 
 def _samples(observer: LiveObserver) -> list[str]:

@@ -61,7 +61,10 @@ class Sink(Protocol):
         ...
 
     def finish(self, status: Status) -> None:
-        """Write what is left and close what `start` opened, and nothing of the user's own."""
+        """Write what is left and close what `start` opened, and nothing of the user's own.
+
+        It is called where another method has failed before, too.
+        """
         ...
 
 

@@ -32,6 +32,24 @@ def not_open() -> LayerscopeError:
     return LayerscopeError("the recorder is not open.", "Use it in a with statement.")
 
 
+METADATA = ("config", "seed", "total_steps", "device")
+"""What the user may say of a run that is recorded."""
+
+
+def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's facts for the manifest.
+
+    Raises:
+        LayerscopeError: One has a name that the manifest does not know.
+    """
+    if unknown := sorted(str(name) for name in metadata.keys() - {*METADATA}):
+        raise LayerscopeError(
+            f"metadata has {', '.join(map(repr, unknown))}, which no manifest holds.",
+            f"It takes {', '.join(METADATA)}; numbers of one's own are kept by log().",
+        )
+    return dict(metadata)
+
+
 class Writer:
     """Writes a run. Every process may call it with what it has; that of rank 0 writes.
 
