@@ -112,6 +112,7 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
         path = folder / f"{figure.key}.{suffix}"
         with replacing(path) as temporary, matplotlib.rc_context(STYLE):
             canvas.savefig(temporary, format=suffix, dpi=200)
+        canvas.set_layout_engine("none")  # both have the places that were found for the first
         paths.append(path)
     return paths
 

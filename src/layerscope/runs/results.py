@@ -213,10 +213,13 @@ def _incomplete(dataset: xr.Dataset, text: Any, belongs: Mapping[str, str]) -> s
 
 
 def compact(folder: Path, belongs: Mapping[str, str] | None = None) -> None:
-    """Merge the parts of one probe into one file."""
-    paths = [path for path in folder.glob("[!.]*.nc") if path.name != "all.nc"]
-    if paths:
-        write_dataset(folder / "all.nc", read_parts(folder, belongs), belongs)
+    """Merge the parts of one probe into one file; one alone is that file, unread."""
+    whole = folder / "all.nc"
+    paths = [path for path in folder.glob("[!.]*.nc") if path != whole]
+    if len(paths) == 1 and not whole.exists():
+        paths[0].rename(whole)
+    elif paths:
+        write_dataset(whole, read_parts(folder, belongs), belongs)
         for path in paths:
             path.unlink()
 
