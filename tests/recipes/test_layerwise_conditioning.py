@@ -116,15 +116,14 @@ def test_the_learning_rate_with_the_least_training_loss_is_drawn_and_all_are_lis
     assert rates.sizes["network"] == len(study.variants)
 
 
-def deep(early, after):
+def deep(early, after, names=tuple(f"layer{i}" for i in range(1, 50))):
     """Layers whose lower ones have curvature so many decades above the upper, before and after."""
 
     def made(variant):
         del variant
-        names = [f"layer{i}" for i in range(1, 50)]
         lower = np.linspace(1, 0, len(names))
         values = np.array([10.0 ** (early * lower), *[10.0 ** (after * lower)] * 8])
-        coords = {"seed": range(5), "layer": names, "step": range(9)}
+        coords = {"seed": range(5), "layer": list(names), "step": range(9)}
         one = xr.Dataset({"largest": noisy(values, "step", "layer")}, coords)
         ratio = xr.Dataset({"ratio": noisy(values, "step", "layer")}, coords)
         return {"conditioning": one, "weight_domination": ratio}
@@ -132,10 +131,14 @@ def deep(early, after):
     return made
 
 
-def test_gradients_that_explode_once():
-    study = recipe("figA11")("small")
-    assert set(decided(study, deep(6, 0)).values()) == {"holds"}
-    assert set(decided(study, deep(0, 0)).values()) == {"fails"}
-    assert decided(study, deep(6, 6))["feeble-after"] == "fails"
-    figures = {figure.key: figure for figure in study.draw(tree(study, deep(6, 0)))}
+CONVOLUTIONS = ("stage0.conv", *(f"stage1.{i}.conv1" for i in range(1, 49)))
+
+
+@pytest.mark.parametrize(("name", "layers"), [("figA11", ()), ("figA11b", (CONVOLUTIONS,))])
+def test_gradients_that_explode_once(name, layers):
+    study = recipe(name)("small")
+    assert set(decided(study, deep(6, 0, *layers)).values()) == {"holds"}
+    assert set(decided(study, deep(0, 0, *layers)).values()) == {"fails"}
+    assert decided(study, deep(6, 6, *layers))["feeble-after"] == "fails"
+    figures = {figure.key: figure for figure in study.draw(tree(study, deep(6, 0, *layers)))}
     assert figures["largest"].data.sizes == {"seed": 5, "iteration": 9, "depth": 48}

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _TRACED: WeakKeyDictionary[nn.Module, dict[Hashable, Graph | str]] = WeakKeyDictionary()
 COPIES = {torch.ops.aten.clone.default: 0, torch.ops.aten.copy.default: 1}
 """Operators that copy a tensor, which is of no use where nothing works in place; its place."""
+_TRACE = logging.getLogger("torch.__trace")
 MOST_TRACED = 16
 """Graphs kept for one model."""
 
@@ -137,12 +138,18 @@ def trace(model: nn.Module, task: Task, weights: Weights, batch: Any) -> Graph:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch logs on the way to an exception that is caught."""
-    disabled = logging.root.manager.disable
+    """Without what PyTorch logs on the way to an exception that is caught.
+
+    Its trace for ``TORCH_TRACE`` is made, stack by stack, for every tensor, as long as it has a
+    handler, even where none of it is kept.
+    """
+    disabled, handlers = logging.root.manager.disable, _TRACE.handlers
     logging.disable(logging.CRITICAL)
+    _TRACE.handlers = []
     try:
         yield
     finally:
+        _TRACE.handlers = handlers
         logging.disable(disabled)
 
 

@@ -73,7 +73,9 @@ def reduced(
     if runs.scale == "paper":
         return f"The paper's settings; not stated there and read here so: {reading}."
     if runs.scale == "smoke":
-        return f"A smoke test of {runs.trained_on_images()}; not an experiment."
+        residual = any(isinstance(config.model, ResNet) for config in runs.configs.values())
+        fewer = ", a ResNet of 18 layers" if residual else ""
+        return f"A smoke test of {runs.trained_on_images()}{fewer}; not an experiment."
     return f"Reduced: {data}, {size}, {runs.trained_on_images(rates)}."
 
 
@@ -118,12 +120,12 @@ def images(scale: Scale, name: str, size: int = 16, **options: int) -> DataConfi
 
 
 def model(scale: Scale, family: Family, large: bool = True) -> ResNet | VGG:
-    """ResNet-50 or VGG-19, narrow at the smaller scales."""
+    """ResNet-50 or VGG-19, narrow at the smaller scales; a smoke test's ResNet has 18 layers."""
     width = {"paper": 1.0, "small": 1 / 8, "smoke": 1 / 16}[scale]
     stem: Literal["cifar", "imagenet"] = "imagenet" if scale == "paper" and large else "cifar"
     if family == "vgg19":
         return VGG(19, batch_norm=True, width=width, stem=stem)
-    return ResNet(50, version=1, width=width, stem=stem)
+    return ResNet(18 if scale == "smoke" else 50, version=1, width=width, stem=stem)
 
 
 def size_of(family: Family) -> int:
