@@ -131,7 +131,10 @@ def deep(early, after, names=tuple(f"layer{i}" for i in range(1, 50))):
     return made
 
 
-CONVOLUTIONS = ("stage0.conv", *(f"stage1.{i}.conv1" for i in range(1, 49)))
+CONVOLUTIONS = (
+    "stage0.conv",
+    *(f"stage1.conv{i}.{part}" for i in range(1, 49) for part in ("conv", "norm")),
+)
 
 
 @pytest.mark.parametrize(("name", "layers"), [("figA11", ()), ("figA11b", (CONVOLUTIONS,))])

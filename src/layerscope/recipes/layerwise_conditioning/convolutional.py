@@ -45,7 +45,9 @@ LABELS = {"resnet": "ResNet", "last_bn": "ResNetLastBN"}
 
 def convolutions(values: Quantity) -> Quantity:
     """Without the first convolution, whose input are pixels, normalisations and the classifier."""
-    return values.layers(lambda name: "conv" in name and not name.startswith("stage0"))
+    return values.layers(
+        lambda name: name.rpartition(".")[2].startswith("conv") and not name.startswith("stage0")
+    )
 
 
 def conditioned(scale: Scale, network: Network) -> Plan:
