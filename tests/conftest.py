@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.training_loop")
 settings.register_profile("tests", deadline=None)  # a loaded machine is no failure
 settings.load_profile("tests")
 

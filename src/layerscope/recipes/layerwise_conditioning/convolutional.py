@@ -14,11 +14,12 @@ from layerscope.recipes.layerwise_conditioning.deep import (
     Network,
     by_thirds,
     config,
+    curves,
     imagenet,
     reduced,
+    test_error,
     timed,
 )
-from layerscope.recipes.layerwise_conditioning.residual import curves, test_error
 from layerscope.recipes.layerwise_conditioning.settings import CONDITION, paper, seeds
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.paper import Items, claim

@@ -12,7 +12,7 @@ fixed batch of 128 training images; gamma of the last normalisation begins at 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,7 +22,10 @@ from layerscope.probes import Performance, TrainingLoss
 from layerscope.probes.conditioning import Conditioning
 from layerscope.probes.weight_domination import WeightDomination
 from layerscope.recipes.layerwise_conditioning.settings import seeds
+from layerscope.studies.guards import scored
 from layerscope.studies.plan import Plan, Runs, Scale, Variant
+from layerscope.studies.plots import OVER_SEEDS, Plot, lines
+from layerscope.studies.quantity import Quantity, stacked
 
 HEAD = "final_linear"
 CURVATURE = Conditioning(layers=(HEAD,))
@@ -192,3 +195,24 @@ def by_thirds(config: RunConfig) -> RunConfig:
     milestones = tuple(max(1, round(share * config.epochs)) for share in (0.3, 0.6, 0.9))
     every = max(1, config.epochs // 10)
     return replace(config, milestones=milestones, checkpoints=f"epochs({every})")
+
+
+def test_error(run: Variant) -> Quantity:
+    """Test error at the end in %."""
+    return scored(TEST, run.name)
+
+
+def curves(chosen: Iterable[Variant], key: str, title: str) -> Plot:
+    """Training loss of every epoch."""
+    found = list(chosen)
+    parts = {run.label: run.of(CURVE, "loss").over_epochs() for run in found}
+    return lines(
+        stacked("network", parts, long_name="training loss", units=""),
+        key,
+        f"{title}: training loss",
+        f"Mean over the steps of each epoch; {OVER_SEEDS}",
+        x="epoch",
+        hue="network",
+        log_y=True,
+        references=found[0].marks(),
+    )

@@ -18,7 +18,7 @@ from layerscope.probes import TrainingLoss
 from layerscope.probes.weight_domination import WeightDomination
 from layerscope.recipes.layerwise_conditioning import deep
 from layerscope.recipes.layerwise_conditioning.connected import decades
-from layerscope.recipes.layerwise_conditioning.residual import curves, test_error
+from layerscope.recipes.layerwise_conditioning.deep import curves, test_error
 from layerscope.recipes.layerwise_conditioning.settings import paper, seeds, timed
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.paper import Items, claim
