@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from contextlib import suppress
 
 import numpy as np
@@ -112,6 +113,21 @@ def test_a_sink_that_fails_is_left_out_and_the_rest_goes_on(where, tmp_path, cap
     run = Run.open(tmp_path / "a")
     assert run.status == "complete"
     assert run.results("weight_change")["step"].values.tolist() == [2, 4, 6]
+
+
+class Drawing(Memory):
+    """One whose library draws random numbers wherever it is called."""
+
+    def _called(self, name):
+        super()._called(name)
+        random.random(), np.random.rand(), torch.rand(1)
+
+
+def test_a_sink_that_draws_random_numbers_leaves_the_training_as_it_is(tmp_path):
+    sink = Drawing()
+    found = train(FCN, 6, **options(tmp_path / "a", sink))
+    assert {"start", "log", "figure", "table", "finish"} == {*sink.calls}
+    assert_same(found, train(FCN, 6))
 
 
 def test_a_number_logged_after_a_flush_of_the_same_step_joins_those_before(tmp_path):

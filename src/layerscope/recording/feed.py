@@ -11,6 +11,7 @@ from typing import Any
 
 import xarray as xr
 
+from layerscope.networks.isolation import random_state_kept
 from layerscope.probes.figures import drawn
 from layerscope.recording.sinks import ROOT, Cell, Sink, attempt, checked, labels, numbers
 from layerscope.runs.environment import package_version
@@ -144,7 +145,7 @@ class Feed:
         for one in self._working:
             self._try(one, lambda one=one: one.close(status))
         for one in self._fed:
-            with contextlib.suppress(Exception):  # it is known not to work
+            with contextlib.suppress(Exception), random_state_kept():  # it is known not to work
                 one.close(status)
         self._note()
         self._run = None
@@ -154,7 +155,9 @@ class Feed:
         return [one for one in self._fed if not one.failure]
 
     def _try(self, one: _Fed, action: Callable[[], Any]) -> None:
-        if reason := attempt(one.label, action):
+        with random_state_kept():  # libraries draw names, and times to wait
+            reason = attempt(one.label, action)
+        if reason:
             one.failure = {"step": self._step, "error": reason}
             one.rows = {}
 
