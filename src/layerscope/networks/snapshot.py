@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 ATOMS = (bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size)
+EMPTY = {kind: (kind.__qualname__, 0) for kind in (dict, OrderedDict, list, set)}
+"""What an empty container counts as; most of a module's are, such as those of its hooks."""
 DEEP = 2
 """How far plain objects are followed: a module's own, and theirs. A trainer is not walked whole."""
 MOST = 10_000
@@ -41,6 +43,7 @@ class Snapshot:
         self._seen: dict[int, object] = {}
         self._owned: dict[int, Tensor] = {}
         self._restore: list[Callable[[], object]] = []
+        self._empty: list[Any] = []
         self._atoms: list[Hashable] = []
         for module in model.modules():
             for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -57,6 +60,9 @@ class Snapshot:
         """Put everything back that changed."""
         for put_back in self._restore:
             put_back()
+        for container in self._empty:
+            if container:
+                container.clear()
 
     def _visit(self, value: Any, depth: int) -> None:
         if value is None or isinstance(value, ATOMS):
@@ -88,6 +94,9 @@ class Snapshot:
         for value in values:
             if value is None or type(value) in ATOMS:
                 self._atoms.append(value)
+            elif type(value) in EMPTY and not value:
+                self._atoms.append(EMPTY[type(value)])
+                self._empty.append(value)
             else:
                 self._visit(value, depth)
 
@@ -114,7 +123,7 @@ class Snapshot:
     def _keep_container(self, value: Any, depth: int) -> None:
         self._atoms.append(len(value))
         if isinstance(value, dict):
-            if 0 < len(value) <= MOST:  # most are empty, as the hooks of most modules are
+            if len(value) <= MOST:
                 self._visit_all(value.keys(), depth)
                 self._visit_all(list(value.values()), depth)
             self._restore.append(partial(_refill_dict, value, dict(value)))
@@ -151,8 +160,6 @@ def _put_back(tensor: Tensor, content: Tensor) -> None:
 
 
 def _refill_dict(container: dict[Any, Any], found: dict[Any, Any]) -> None:
-    if not container and not found:
-        return
     same = len(container) == len(found) and all(
         a is b and container[a] is found[b] for a, b in zip(container, found, strict=True)
     )
