@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 import torch
 import xarray as xr
+from filelock import FileLock
 from tests.breaking import truncated
 from tests.cases import FCN, TIED
 
@@ -231,6 +233,18 @@ def test_an_end_that_was_written_after_the_run_was_read_is_seen(tmp_path):
     assert reader.status == "running"
     writer.finish("complete")
     assert (reader.status, reader.manifest["status"]) == ("complete", "complete")
+
+
+def test_looking_whether_a_run_is_written_does_not_keep_it_from_being(tmp_path):
+    run = create(tmp_path / "a")
+    run.finish("interrupted")
+    looking = FileLock(run.path / ".lock", thread_local=False)
+    looking.acquire()
+    end = Timer(0.1, looking.release)
+    end.start()
+    run.acquire()
+    end.join()
+    run.finish("interrupted")
 
 
 # Files that are not this run's, or not there

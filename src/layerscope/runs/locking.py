@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 from layerscope.errors import LayerscopeError
 from layerscope.runs.files import check_writable, remove_temporaries
 
+LOOK = 0.5
+"""Seconds to wait for the lock: whoever looks whether it is free holds it for a moment."""
+
 
 class RunLock:
     """The lock of the run in a folder.
@@ -29,7 +32,7 @@ class RunLock:
         """
         check_writable(self._folder)
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=LOOK)
         except Timeout as error:
             raise LayerscopeError(
                 f"another process is recording {self._folder}.",

@@ -48,7 +48,7 @@ def test_a_file_without_a_number_has_that_of_its_folder():
     assert step_of_path(Path("out/checkpoint-500/model.safetensors")) == 500
     with pytest.raises(LayerscopeError, match=r"out/epoch=3\.ckpt has an epoch, not a step"):
         step_of_path(Path("out/epoch=3.ckpt"))
-    with pytest.raises(LayerscopeError, match=r"out/last\.ckpt has no number"):
+    with pytest.raises(LayerscopeError, match=r"out/last\.ckpt has no number of a step"):
         step_of_path(Path("out/last.ckpt"))
 
 
@@ -94,7 +94,7 @@ REFUSED = {
     "no file": (lambda out: f"{out}/model.pt", r"there is no checkpoint .*model\.pt"),
     "another folder": (lambda out: f"{out}/r*", r"out/runs, which .*r\* matches, is no checkpoint"),
     "empty folder": (lambda out: out / "runs", "runs holds no checkpoint of a known format"),
-    "no number": (lambda out: also(out, "last.pt") or out, r"last\.pt has no number"),
+    "no number": (lambda out: also(out, "last.pt") or out, r"last\.pt has no number of a step"),
     "epoch": (lambda out: also(out, "epoch_2.pt") or out, r"epoch_2\.pt has an epoch, not a step"),
     "one step twice": (
         lambda out: also(out, "step-5.pt") or out,

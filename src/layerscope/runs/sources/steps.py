@@ -51,9 +51,9 @@ def step_of_path(path: PurePath) -> int:
     for name in (path.name, path.parent.name):
         if (step := step_of(name)) is not None:
             return step
-    kind = "epoch, not a step" if _EPOCH.search(path.name) else "number, so no step"
+    epoch = _EPOCH.search(path.name) is not None
     raise LayerscopeError(
-        f"the name of {path} has {'an' if kind[0] == 'e' else 'no'} {kind}.",
+        f"the name of {path} has {'an epoch, not a step' if epoch else 'no number of a step'}.",
         f"{GIVE} Or leave it out: name the others by a pattern such as 'out/checkpoint-*'.",
     )
 

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -165,10 +165,12 @@ def _zip(file: BinaryIO) -> tuple[Any, dict[str, Record]]:
             raise RefusedError("it has compressed or encrypted records, which torch.save has not")
         if infos[pickles[0]].file_size > MOST:
             raise RefusedError(f"its pickle has more than {MOST:,} bytes")
+        # Without any it was saved with checksums switched off, which the archive takes for wrong.
+        read = archive.read if any(info.CRC for info in infos.values()) else partial(_read, file)
         order = f"{root}byteorder"
-        if order in infos and archive.read(order)[:9] != b"little":
+        if order in infos and read(infos[order])[:9] != b"little":
             raise RefusedError("it was written on a machine of another byte order")
-        tree, storages = _parsed(archive.read(pickles[0]))
+        tree, storages = _parsed(read(infos[pickles[0]]))
     records = {}
     for key, storage in storages.items():
         if (info := infos.get(f"{root}data/{key}")) is None:
@@ -183,6 +185,12 @@ def _parsed(data: bytes) -> tuple[Any, dict[str, Storage]]:
     """A pickle as data; those of one training are mostly equal, and none is changed by readers."""
     storages: dict[str, Storage] = {}
     return unpickle(io.BytesIO(data), storages=storages), storages
+
+
+def _read(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a record, which is not compressed."""
+    file.seek(_data_start(file, info))
+    return file.read(info.file_size)
 
 
 def _data_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
