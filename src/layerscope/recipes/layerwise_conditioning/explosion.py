@@ -101,7 +101,7 @@ def figA11(runs: Runs) -> Items:  # noqa: N802
 @paper.recipe(
     "Fig. A11 (b)",
     convolutional,
-    "And those of convolutions?",
+    "Do gradients of convolutions explode with batch normalisation, too?",
     "Largest eigenvalue of each layer's curvature in the first iterations of a VGG-style network.",
 )
 def figA11b(runs: Runs) -> Items:  # noqa: N802
