@@ -301,7 +301,7 @@ SAME = {"fig8a", "fig8e", *(f"fig{i}" for i in (12, 13, 14, 15, 16, 17, 18, 19))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RECIPES.keys() - SAME))
 def test_smoke_scale_runs_to_a_report(name, tmp_path):
-    study = RECIPES[name]("smoke", seeds=(0, 1))
+    study = RECIPES[name]("smoke", seeds=(0, 1) if name == "fig1b" else (0,))
     found = reproduce(study, tmp_path, processes=1)
     assert len(found.verdicts) == len(study.claims)
     assert found.files[-1].stat().st_size > 10_000
