@@ -155,15 +155,16 @@ def _read(run: Run) -> Live:
     measured = {k: measured[k] for k in sorted(measured, key=place)}
     steps = [int(v["step"][-1]) for v in found.values() if v.sizes.get("step")]
     losses = found.get("training")
+    status = run.status
     return Live(
         run,
         measured,
         whole,
         Progress(
-            run.status,
+            status,
             max([*steps, *run.steps[-1:]], default=0),
             run.manifest["total_steps"],
-            _seconds(run),
+            _seconds(run, status),
             None if losses is None else float(losses["loss"][-1]),
         ),
     )
@@ -171,12 +172,13 @@ def _read(run: Run) -> Live:
 
 def _timed(live: Live) -> Progress:
     """How far the run is, now: a process that was killed writes nothing more."""
-    return replace(live.progress, status=live.run.status, seconds=_seconds(live.run))
+    status = live.run.status
+    return replace(live.progress, status=status, seconds=_seconds(live.run, status))
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Run, status: Status) -> float:
     start = datetime.fromisoformat(run.manifest["created"])
-    if run.status == "running":
+    if status == "running":
         end = datetime.now(UTC)
     elif run.manifest["status"] != "running" and "ended" in run.manifest:
         end = datetime.fromisoformat(run.manifest["ended"])

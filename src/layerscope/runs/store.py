@@ -316,7 +316,8 @@ class Run:
         if self.manifest["status"] == "running" and not self._lock.is_held:
             # Its end is written before the lock is freed, and maybe since this was read.
             self.manifest = read_manifest(self.path)
-            return "interrupted" if self.manifest["status"] == "running" else self.status
+            if self.manifest["status"] == "running":
+                return "interrupted"
         return self.manifest["status"]
 
     @property

@@ -18,7 +18,6 @@ from layerscope.probes import TrainingLoss
 from layerscope.probes.weight_domination import WeightDomination
 from layerscope.recipes.layerwise_conditioning import deep
 from layerscope.recipes.layerwise_conditioning.connected import decades
-from layerscope.recipes.layerwise_conditioning.deep import curves, test_error
 from layerscope.recipes.layerwise_conditioning.settings import paper, seeds, timed
 from layerscope.studies.comparisons import in_each
 from layerscope.studies.paper import Items, claim
@@ -126,10 +125,10 @@ def domination(runs: Runs, place: str) -> Items:
             f"{name}-degrades",
             f"With {run.label.replace(' dominated', '')} in this state it tests worse. [{place}, "
             "Section 4.1]",
-            test_error(run) - test_error(runs["none"]),
+            deep.test_error(run) - deep.test_error(runs["none"]),
             "test error in points, dominated less as initialised",
         )
-    yield curves(runs.values(), "loss", "Weight domination")
+    yield deep.curves(runs.values(), "loss", "Weight domination")
     for run in runs.values():
         yield lines(
             run.of(DOMINATION, "ratio"),
