@@ -219,6 +219,12 @@ def test_bisection_finds_what_sorting_does(data: st.DataObject, g: int, m: int, 
     assert math.isclose(searched, written_out, rel_tol=1e-14)
 
 
+def test_products_that_are_zero_are_not_found_beside_ones_that_are_nearly() -> None:
+    left = torch.tensor([[0.0, 0.0], [2.11e-111, 0.0], [4.27e92, 0.0]], dtype=torch.float64)
+    right = torch.tensor([[0.0], [1e-120], [0.0]], dtype=torch.float64)
+    assert kth_product(left, right, 2) == conditioning._searched(left, right, 2) == 0
+
+
 def test_many_products_are_searched() -> None:
     torch.manual_seed(0)
     left, right = (

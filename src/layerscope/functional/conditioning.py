@@ -400,6 +400,9 @@ def _place(share: float, n: int) -> int:
     return max(1, math.ceil(round(share * n, 6))) - 1
 
 
+TINY = torch.finfo(torch.float64).tiny
+
+
 def kth_product(left: Spectrum, right: Other, k: int) -> float:
     """The k-th largest of all products of an eigenvalue with one of the other matrix's same group.
 
@@ -425,7 +428,8 @@ def _searched(left: Spectrum, right: Other, k: int) -> float:
 
     def first(bound: Tensor) -> Tensor:
         """Of every left one, where the first right one is whose product is not below a bound."""
-        return torch.searchsorted(ascending, bound / left)
+        # A quotient that underflows to 0 would count products that are 0.
+        return torch.searchsorted(ascending, (bound / left).clamp_min(TINY))
 
     low, high = 0, int(_bits(left[:, :1] * right[:, :1]).amax())
     while low < high:  # the largest number that k products are not below
